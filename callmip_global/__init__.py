@@ -1,0 +1,3 @@
+"""callmip-global: post-calibration global runs for CalLMIP, from one YAML file to benchmarked stores."""
+
+__version__ = "0.1.0"

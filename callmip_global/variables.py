@@ -1,0 +1,78 @@
+"""The variable table: one entry per variable, read from config/variables.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Literal
+
+import yaml
+
+from callmip_global.data import data_path
+from callmip_global.errors import Problem, UsageError
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One CalLMIP variable, with CF metadata.
+
+    ``units`` are those of the stores (CF form), ``upload_units`` the protocol's own string.
+    ``kind``: flux (rate per area), pool (content per area), state (intensive).
+    ``valid_range``: what the monthly mean of one cell may plausibly be, in ``units``.
+    ``depth_m``: bounds of the soil layer the variable speaks of, where it is one.
+    """
+
+    name: str
+    long_name: str
+    units: str
+    upload_units: str
+    cell_methods: str
+    kind: Literal["flux", "pool", "state"]
+    valid_range: tuple[float, float]
+    standard_name: str | None = None
+    positive: Literal["up", "down"] | None = None
+    comment: str | None = None
+    depth_m: tuple[float, float] | None = None
+    signed: bool = False
+    requested: bool = False
+
+    def cf_attributes(self, *, upload: bool = False) -> dict[str, str]:
+        """Attributes of the variable in a store, or (``upload``) in a protocol file."""
+        attributes = {
+            "long_name": self.long_name,
+            "standard_name": self.standard_name,
+            "units": self.upload_units if upload else self.units,
+            "cell_methods": self.cell_methods,
+            "positive": self.positive,
+            "comment": self.comment,
+        }
+        return {name: text for name, text in attributes.items() if text is not None}
+
+
+@cache
+def variable_table() -> Mapping[str, Variable]:
+    """All known variables by name, the requested ones first and in the protocol's order."""
+    raw = yaml.safe_load(data_path("config", "variables.yaml").read_text(encoding="utf-8"))
+    table = {}
+    for name, entry in raw.items():
+        low, high = entry.pop("range")
+        if "depth_m" in entry:
+            entry["depth_m"] = tuple(entry["depth_m"])
+        table[name] = Variable(name=name, valid_range=(float(low), float(high)), **entry)
+    return MappingProxyType(table)
+
+
+def requested_variables() -> tuple[str, ...]:
+    """Names of the variables the protocol asks for, in its order."""
+    return tuple(v.name for v in variable_table().values() if v.requested)
+
+
+def variable(name: str, where: str) -> Variable:
+    """The entry of ``name``; UsageError that lists the known names if there is none."""
+    table = variable_table()
+    if name not in table:
+        known = ", ".join(table)
+        raise UsageError(Problem(where, name, "an unknown variable", f"one of: {known}"))
+    return table[name]
