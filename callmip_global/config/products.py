@@ -1,0 +1,152 @@
+"""Products files: YAML to the values the benchmark works with.
+
+A products file is ``products: {NAME: {...}}``. An entry gives everything itself, or says
+``catalogue: ENTRY`` and then only what differs from the shipped entry of that name (config/products/),
+at least the ``path``, which is relative to the products file and may be a pattern or a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from callmip_global.benchmark.product import Kind, Product
+from callmip_global.config.yaml_source import Located, load_yaml, validate_model
+from callmip_global.data import data_path
+from callmip_global.errors import Problem, UsageError
+from callmip_global.variables import variable_table
+
+
+class ProductEntry(BaseModel):
+    """One entry of a products file; the meaning of the keys is that of ``benchmark.Product``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    catalogue: str | None = None
+    variable: str | None = None
+    path: str | tuple[str, ...] | None = None
+    source: str | None = None
+    units: str | None = None
+    native_units: str | None = None
+    factor: float = 1.0
+    sign: Literal[1, -1] = 1
+    kind: Kind | None = None
+    static: bool = False
+    anomaly: bool = False
+    window: tuple[int, int] | None = None
+    independent_of_towers: bool | Literal["unknown"] = "unknown"
+    like_for_like: bool | Literal["unknown"] = "unknown"
+    version: str = "unknown"
+    doi: str = "unknown"
+    licence: str = "unknown"
+    note: str = ""
+
+
+class ProductsFile(BaseModel):
+    """``products: {NAME: {...}}``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    products: dict[str, ProductEntry] = Field(min_length=1)
+
+
+@cache
+def product_catalogue() -> Mapping[str, ProductEntry]:
+    """The shipped entries of config/products/*.yaml by name; they name no path on any machine."""
+    entries: dict[str, ProductEntry] = {}
+    for path in sorted(data_path("config", "products").glob("*.yaml")):
+        parsed = validate_model(ProductsFile, load_yaml(path), path.name)
+        entries.update(parsed.products)
+    return entries
+
+
+def load_products(path: Path, *, require_files: bool = False) -> tuple[Product, ...]:
+    """All products of a products file, in its order.
+
+    Raises UsageError with every problem of the file at once. ``require_files`` also asks that
+    each path names a file that is there (what ``validate`` wants to know); the benchmark itself
+    reports an absent product and goes on with the others.
+    """
+    located = load_yaml(path)
+    parsed = validate_model(ProductsFile, located, str(path))
+    problems: list[Problem] = []
+    products: list[Product] = []
+    for name, entry in parsed.products.items():
+        found = list(_problems(path, located, name, entry))
+        if not found:
+            try:
+                products.append(_product(path, name, _merged(entry)))
+            except ValueError as error:
+                found = [Problem(_at(path, located, name), f"products.{name}", remedy=str(error))]
+            else:
+                if require_files and not products[-1].files():
+                    found = [
+                        Problem(
+                            _at(path, located, name, "path"),
+                            f"products.{name}.path",
+                            "no file",
+                            f"files at {', '.join(products[-1].paths)}",
+                            "Relative paths are relative to the products file.",
+                        )
+                    ]
+        problems.extend(found)
+    if problems:
+        raise UsageError(problems)
+    return tuple(products)
+
+
+def _at(path: Path, located: Located, *key: str) -> str:
+    return f"{path}:{located.line_of(('products', *key))}"
+
+
+def _merged(entry: ProductEntry) -> ProductEntry:
+    """The entry over the catalogue's, where it names one."""
+    if entry.catalogue is None:
+        return entry
+    own = {key: getattr(entry, key) for key in entry.model_fields_set}
+    return product_catalogue()[entry.catalogue].model_copy(update=own)
+
+
+def _problems(
+    path: Path, located: Located, name: str, entry: ProductEntry
+) -> Iterator[Problem]:
+    key = f"products.{name}"
+    if entry.catalogue is not None and entry.catalogue not in product_catalogue():
+        yield Problem(
+            _at(path, located, name, "catalogue"),
+            f"{key}.catalogue",
+            repr(entry.catalogue),
+            f"one of: {', '.join(product_catalogue())}",
+        )
+        return
+    merged = _merged(entry)
+    wanted: dict[str, str] = {
+        "variable": f"one of: {', '.join(variable_table())}",
+        "path": "where the files are on this machine (path, pattern, or a list of them)",
+        "kind": "one of: satellite, upscaled, fusion, site, synthetic",
+    }
+    for field, text in wanted.items():
+        if getattr(merged, field) in (None, ()):
+            yield Problem(_at(path, located, name), f"{key}.{field}", "nothing", text)
+    if merged.variable is not None and merged.variable not in variable_table():
+        yield Problem(
+            _at(path, located, name, "variable"),
+            f"{key}.variable",
+            repr(merged.variable),
+            wanted["variable"],
+        )
+
+
+def _product(path: Path, name: str, entry: ProductEntry) -> Product:
+    patterns = (entry.path,) if isinstance(entry.path, str) else entry.path
+    values: dict[str, Any] = entry.model_dump(exclude={"catalogue", "path"})
+    for flag in ("independent_of_towers", "like_for_like"):
+        if values[flag] == "unknown":
+            values[flag] = None
+    folder = path.resolve().parent
+    paths = tuple(str(folder / Path(pattern).expanduser()) for pattern in patterns or ())
+    return Product(name=name, paths=paths, **values)
