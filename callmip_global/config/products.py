@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from callmip_global.benchmark.product import Kind, Product
-from callmip_global.config.yaml_source import Located, load_yaml, validate_model
+from callmip_global.config.yaml_source import Located, load_yaml, nearest, validate_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
 from callmip_global.variables import variable_table
@@ -81,7 +81,14 @@ def load_products(path: Path, *, require_files: bool = False) -> tuple[Product, 
             try:
                 products.append(_product(path, name, _merged(entry)))
             except ValueError as error:
-                found = [Problem(_at(path, located, name), f"products.{name}", remedy=str(error))]
+                text = str(error)
+                found = [
+                    Problem(
+                        _at(path, located, name),
+                        f"products.{name}",
+                        remedy=f"{text[0].upper()}{text[1:]}.",
+                    )
+                ]
             else:
                 if require_files and not products[-1].files():
                     found = [
@@ -121,6 +128,7 @@ def _problems(
             f"{key}.catalogue",
             repr(entry.catalogue),
             f"one of: {', '.join(product_catalogue())}",
+            nearest(entry.catalogue, product_catalogue()),
         )
         return
     merged = _merged(entry)

@@ -1,0 +1,169 @@
+"""Sufficient statistics of a reference and any number of models, gathered in one pass over time.
+
+Every score of the scheme follows from sums per cell and per calendar month (slot): the number and
+length of the steps, the sums of the values, of their squares and of their products. They need
+memory of the size of the map, not of the series; blocks of time can be added in any order, and
+the sums of separate blocks merged.
+
+One mask for all: a step of a cell counts only where the reference and *every* model have a value,
+so a gap of one of them never moves the scores of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class PairSums:
+    """Sums over time for N cells, K models and S slots (12 calendar months, or 1 for annual data).
+
+    Values are held as departures from a first guess per cell and series, in float64: the variance
+    of 300 K with a sigma of 0.1 K would otherwise lose half of its digits.
+
+    ``guess_reference`` (N,), ``guess_model`` (K, N): units of the variable.
+    ``count`` (S, N): steps that count; ``weight`` (S, N): their length in days.
+    ``sum_reference`` (S, N), ``sum_model`` (K, S, N): length times departure.
+    ``square_reference`` (N,), ``square_model`` (K, N), ``product`` (K, N): length times squared
+    departure, and times the product of the two departures.
+    """
+
+    guess_reference: Array
+    guess_model: Array
+    count: NDArray[np.int64]
+    weight: Array
+    sum_reference: Array
+    sum_model: Array
+    square_reference: Array
+    square_model: Array
+    product: Array
+
+    @classmethod
+    def start(cls, guess_reference: Any, guess_model: Any, n_slots: int) -> PairSums:
+        """Empty sums about these guesses; a guess that is not finite counts as 0."""
+        reference = np.nan_to_num(np.array(guess_reference, np.float64), posinf=0.0, neginf=0.0)
+        model = np.nan_to_num(np.array(guess_model, np.float64), posinf=0.0, neginf=0.0)
+        n_models, n_cells = model.shape
+        if reference.shape != (n_cells,):
+            raise ValueError(f"guesses of {reference.shape} and {model.shape} do not fit")
+        return cls(
+            reference,
+            model,
+            np.zeros((n_slots, n_cells), np.int64),
+            np.zeros((n_slots, n_cells)),
+            np.zeros((n_slots, n_cells)),
+            np.zeros((n_models, n_slots, n_cells)),
+            np.zeros(n_cells),
+            np.zeros((n_models, n_cells)),
+            np.zeros((n_models, n_cells)),
+        )
+
+    def add(self, reference: Any, models: Any, days: Any, slots: Any) -> None:
+        """Add a block of T steps.
+
+        ``reference`` (T, N), ``models`` (K, T, N): NaN where missing. ``days`` (T,): length of the
+        steps. ``slots`` (T,): 0-based calendar month, 0 for annual data.
+        """
+        for t, (length, slot) in enumerate(zip(days, slots, strict=True)):
+            valid = np.isfinite(reference[t])
+            for model in models:
+                valid &= np.isfinite(model[t])
+            weight = np.where(valid, float(length), 0.0)
+            # Where a step does not count its departure is set to 0: NaN times 0 would stay NaN.
+            r = np.where(valid, reference[t] - self.guess_reference, 0.0)
+            self.count[slot] += valid
+            self.weight[slot] += weight
+            weighted_r = weight * r
+            self.sum_reference[slot] += weighted_r
+            self.square_reference += weighted_r * r
+            for k, model in enumerate(models):
+                m = np.where(valid, model[t] - self.guess_model[k], 0.0)
+                self.sum_model[k, slot] += weight * m
+                self.square_model[k] += weight * m * m
+                self.product[k] += weighted_r * m
+
+    def merged(self, other: PairSums) -> PairSums:
+        """The sums of both blocks of time, about the guesses of this one."""
+        shift_r = other.guess_reference - self.guess_reference
+        shift_m = other.guess_model - self.guess_model
+        total = other.weight.sum(axis=0)
+        sum_r = other.sum_reference.sum(axis=0)
+        sum_m = other.sum_model.sum(axis=1)
+        return PairSums(
+            self.guess_reference,
+            self.guess_model,
+            self.count + other.count,
+            self.weight + other.weight,
+            self.sum_reference + other.sum_reference + other.weight * shift_r,
+            self.sum_model + other.sum_model + other.weight * shift_m[:, None, :],
+            self.square_reference
+            + other.square_reference
+            + 2.0 * shift_r * sum_r
+            + total * shift_r**2,
+            self.square_model + other.square_model + 2.0 * shift_m * sum_m + total * shift_m**2,
+            self.product
+            + other.product
+            + shift_m * sum_r
+            + shift_r * sum_m
+            + total * shift_r * shift_m,
+        )
+
+    def moments(self) -> Moments:
+        """Means, variances and climatologies of what has been added."""
+        total = self.weight.sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            off_r = self.sum_reference.sum(axis=0) / total
+            off_m = self.sum_model.sum(axis=1) / total
+            variance_r = self.square_reference / total - off_r**2
+            variance_m = self.square_model / total - off_m**2
+            covariance = self.product / total - off_r * off_m
+            slot_r = self.sum_reference / self.weight
+            slot_m = self.sum_model / self.weight
+            within_r = (
+                self.square_reference - np.nansum(self.sum_reference * slot_r, axis=0)
+            ) / total
+            within_m = (
+                self.square_model - np.nansum(self.sum_model * slot_m, axis=1)
+            ) / total
+        return Moments(
+            count=self.count.sum(axis=0),
+            slots_present=(self.count > 0).sum(axis=0),
+            mean_reference=self.guess_reference + off_r,
+            mean_model=self.guess_model + off_m,
+            variance_reference=np.maximum(variance_r, 0.0),
+            variance_model=np.maximum(variance_m, 0.0),
+            covariance=covariance,
+            cycle_reference=self.guess_reference + slot_r,
+            cycle_model=self.guess_model[:, None, :] + slot_m,
+            interannual_variance_reference=np.maximum(within_r, 0.0),
+            interannual_variance_model=np.maximum(within_m, 0.0),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What the scores are made of; NaN in cells without a single common step.
+
+    ``count`` (N,) common steps; ``slots_present`` (N,) calendar months with at least one of them.
+    Means, variances and covariances over time, weighted by the length of the steps: reference
+    (N,), models (K, N). ``cycle_*``: mean per slot, (S, N) and (K, S, N), NaN for an absent slot.
+    ``interannual_variance_*``: mean square of the departures from that cycle.
+    """
+
+    count: NDArray[np.int64]
+    slots_present: NDArray[np.int64]
+    mean_reference: Array
+    mean_model: Array
+    variance_reference: Array
+    variance_model: Array
+    covariance: Array
+    cycle_reference: Array
+    cycle_model: Array
+    interannual_variance_reference: Array
+    interannual_variance_model: Array
