@@ -163,18 +163,11 @@ _PERIODS: dict[str, Period] = {
     "annum": "year",
     "Year": "year",
 }
-_CELSIUS: tuple[str, ...] = (
-    "degC",
-    "deg C",
-    "deg_C",
-    "degrees C",
-    "degrees_C",
-    "degree_C",
-    "°C",
-    "C",
-    "celsius",
+_CELSIUS = (
+    *("C", "degC", "deg C", "deg_C", "°C", "^circC", "celsius", "Celsius"),
+    *("degrees C", "degrees_C", "degree_C", "degree Celsius", "degrees Celsius"),
+    *("degree_Celsius", "degrees_Celsius", "degree_celsius", "degrees_celsius"),
 )
-_CELSIUS += ("Celsius", "degree_Celsius", "degrees_Celsius", "degree Celsius", "degrees Celsius")
 
 # Whole strings whose meaning no grammar gives. `KgC/m2.s` (CLASSIC, TRENDY) means per m2 and s,
 # though read strictly its seconds would multiply.
@@ -187,6 +180,7 @@ _ALIASES: dict[str, str] = {
     "degK": "K",
     "degrees K": "K",
     "-": "1",
+    "Unitless": "1",
     "unitless": "1",
     "dimensionless": "1",
     "fraction": "1",
@@ -333,7 +327,7 @@ def _parse(clean: str) -> _Unit | str:
     substance: str | None = None
     last_mass = False
     for symbol, power in _factors(clean):
-        if symbol is None:
+        if symbol is None or abs(power) > 9:
             return f"units {clean!r}"
         if isinstance(symbol, float):
             factor *= symbol**power
@@ -394,6 +388,9 @@ def _factors(clean: str) -> Iterator[tuple[str | float | None, int]]:
         elif match["close"]:
             group = 1
         elif match["number"]:
+            if float(match["number"]) == 0.0:
+                yield None, 0
+                return
             yield float(match["number"]), sign * group
             sign = 1
         elif match["symbol"]:

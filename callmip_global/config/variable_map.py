@@ -13,6 +13,7 @@ from callmip_global.config.yaml_source import KeyPath, Located, dotted, load_yam
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
+from callmip_global.variables import requested_variables
 
 
 class VariableEntry(BaseModel):
@@ -107,11 +108,9 @@ def build_variable_map(
         where=str(located.path),
         lines=MappingProxyType(lines),
     )
+    needed = requested_variables() if requested is None else requested
     broken = set(parsed.variables) - set(entries)
-    wanted_names = None if requested is None else list(requested)
-    problems += [
-        p for p in result.problems(wanted_names) if p.key.removeprefix("variables.") not in broken
-    ]
+    problems += result.problems([name for name in needed if name not in broken])
     if problems:
         raise UsageError(problems)
     return result
