@@ -1,0 +1,116 @@
+"""Sites: what is special about a cluster, read from config/sites/NAME.yaml or a file of the group.
+
+Nothing about a cluster is in code. A shipped site states where its numbers come from (``source``,
+``date``); what only the group can know is listed under ``requires`` and asked for by ``validate``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from callmip_global.config.schema import (
+    Count,
+    FilledText,
+    Flag,
+    MemoryBytes,
+    Strictly,
+    Text,
+    WalltimeSeconds,
+)
+from callmip_global.config.yaml_source import Located, load_yaml, nearest, try_model
+from callmip_global.data import data_path
+from callmip_global.errors import Problem, UsageError
+
+
+class Queue(Strictly):
+    """Limits of one queue (partition); None means that none is known.
+
+    ``max_memory_bytes`` and ``max_cpus`` are per node.
+    """
+
+    max_walltime_s: WalltimeSeconds | None = Field(None, alias="max_walltime")
+    max_nodes: Count | None = None
+    max_cpus: Count | None = None
+    max_memory_bytes: MemoryBytes | None = Field(None, alias="max_memory")
+
+
+class Site(Strictly):
+    """One cluster.
+
+    ``arrays``: tasks of a step go as job arrays (else as single jobs), split at
+    ``max_array_size``; ``max_queued`` counts all own jobs in the queue; ``max_running`` is how
+    many tasks the ``local`` scheduler runs at once. ``directives`` are options as they would
+    follow ``#SBATCH`` or ``#PBS``. ``resource_line`` is what follows ``-l`` on PBS, with the names
+    {nodes} {tasks} {cpus} {tasks_per_node} {cpus_per_node} {cpus_total} {memory_mb}
+    {memory_total_mb}. ``export_environment``: jobs inherit the submitting shell's environment.
+    ``requires``: what the group must set under ``resources``, with its meaning: ``account``,
+    ``queue``, or how a directive begins, such as ``-P``. ``defaults`` is a part of an experiment
+    file that the experiment overrides.
+    """
+
+    name: FilledText = Field(description="the site's name")
+    scheduler: Literal["local", "slurm", "pbs"] = Field(description="local, slurm or pbs")
+    queues: dict[FilledText, Queue] = Field(default_factory=dict)
+    default_queue: FilledText | None = None
+    max_array_size: Count | None = None
+    max_queued: Count | None = None
+    arrays: Flag = True
+    max_running: Count = 2
+    directives: tuple[FilledText, ...] = ()
+    resource_line: FilledText | None = None
+    export_environment: Flag = False
+    shell_setup: Text = ""
+    poll_seconds: Count = 30
+    requires: dict[FilledText, FilledText] = Field(default_factory=dict)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    source: FilledText = Field(description="where the limits were read (an address)")
+    date: FilledText = Field(description='when, as "YYYY-MM-DD"')
+
+    _path: Path = PrivateAttr(default=Path())
+
+    @property
+    def path(self) -> Path:
+        """The file the site was read from."""
+        return self._path
+
+    @model_validator(mode="after")
+    def _default_is_known(self) -> Site:
+        if self.default_queue and self.queues and self.default_queue not in self.queues:
+            raise ValueError(
+                f"default_queue to be one of the queues: {', '.join(self.queues)}"
+                f" | It is {self.default_queue!r}."
+            )
+        return self
+
+
+def config_names(folder: str) -> list[str]:
+    """Names of the shipped files of config/``folder``, sorted, without the suffix."""
+    return sorted(path.stem for path in data_path("config", folder).glob("*.yaml"))
+
+
+def config_path(text: str, folder: str, base_dir: Path) -> Path:
+    """The file that ``text`` means: a path from ``base_dir``, else a shipped one of that name.
+
+    UsageError that lists the shipped names if it is neither.
+    """
+    own = base_dir / Path(text).expanduser()
+    if own.is_file():
+        return own
+    names = config_names(folder)
+    if text in names:
+        return data_path("config", folder, f"{text}.yaml")
+    remedy = nearest(text, names) or f"Or a path from {base_dir}."
+    raise UsageError(Problem("", "", repr(text), f"one of: {', '.join(names)}", remedy))
+
+
+def load_site(path: Path) -> tuple[Site, Located]:
+    """The site of a file and its positions; UsageError with every problem at once."""
+    located = load_yaml(path)
+    site, found = try_model(Site, located)
+    if site is None:
+        raise UsageError([problem for _, problem in found])
+    site._path = path
+    return site, located
