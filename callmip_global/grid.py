@@ -65,8 +65,8 @@ class Grid:
             values = np.array(given, dtype=np.float64) + 0.0
             values.setflags(write=False)
             object.__setattr__(self, axis, values)
-            edges = axis.endswith("edges")
-            if values.ndim != 1 or values.size < (2 if edges else 1):
+            smallest = 2 if axis.endswith("edges") else 1
+            if values.ndim != 1 or values.size < smallest:
                 raise ValueError(f"{axis} must be one-dimensional, got shape {values.shape}")
             if not np.all(np.isfinite(values)) or np.any(np.diff(values) <= 0):
                 raise ValueError(f"{axis} must be finite and strictly ascending")

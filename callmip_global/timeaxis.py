@@ -92,7 +92,7 @@ class MonthAxis:
     @property
     def time(self) -> Array:
         """(size,) middles of the periods, days since 1850-01-01."""
-        return self.bounds.mean(axis=1)
+        return np.asarray(self.bounds.mean(axis=1))
 
     @property
     def lengths_days(self) -> Array:
