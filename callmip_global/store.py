@@ -143,7 +143,7 @@ class Template:
 
 
 def grid_variables(grid: Grid) -> dict[str, Any]:
-    """Coordinates, bounds and areas of a grid with CF attributes, for ``xr.Dataset(coords=...)``."""
+    """Coordinates, bounds and areas of a grid with CF attributes, as ``xr.Dataset`` takes them."""
     return {
         "lat": (
             ("lat",),
@@ -309,9 +309,17 @@ class StoreWriter:
         """Whether this region was written in full by this or an earlier, interrupted run."""
         return self._entry(group, name, region).exists()
 
-    def write(self, group: str, name: str, region: slice, values: NDArray[Any]) -> None:
+    def write(
+        self,
+        group: str,
+        name: str,
+        region: slice,
+        values: NDArray[Any],
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write one whole region; ``values`` has the array's shape with time cut to the region.
 
+        ``note`` (JSON) goes into the ledger and comes back from ``note``, also after a resume.
         ValueError for a region that ``regions`` does not list or values of another shape.
         """
         allowed = self.regions(group, name)
@@ -331,8 +339,13 @@ class StoreWriter:
         _fsync_tree(self._store / _path(group, name) / "c", shard if timed else None)
         write_json(
             self._entry(group, name, region),
-            {"fingerprint": self.fingerprint, "start": region.start, "stop": region.stop},
+            {"start": region.start, "stop": region.stop, "note": dict(note or {})},
         )
+
+    def note(self, group: str, name: str, region: slice) -> dict[str, Any]:
+        """What was noted when a finished region was written."""
+        noted: dict[str, Any] = read_json(self._entry(group, name, region))["note"]
+        return noted
 
     def publish(self, attributes: Mapping[str, Any] | None = None) -> Path:
         """Check that every region is there, consolidate, rename to the final path once.

@@ -1,0 +1,104 @@
+"""Weights applied to data: one compiled kernel for every mask, every variable, every grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global.regrid.weights import Weights
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile without the interpreter lock; keep the machine code where a place for it is found.
+
+    In a read-only installation without a home directory numba finds none and says so at once.
+    """
+    try:
+        compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
+
+
+@_compiled
+def _mean_kernel(
+    values: NDArray[Any],
+    fraction: NDArray[np.float64],
+    lat_indptr: NDArray[np.int64],
+    lat_indices: NDArray[np.int64],
+    lat_values: NDArray[np.float64],
+    lon_indptr: NDArray[np.int64],
+    lon_indices: NDArray[np.int64],
+    lon_values: NDArray[np.float64],
+    out: NDArray[Any],
+    covered: NDArray[np.float64],
+) -> None:
+    for t in range(values.shape[0]):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                total = 0.0
+                weight = 0.0
+                for a in range(lat_indptr[j], lat_indptr[j + 1]):
+                    jj = lat_indices[a]
+                    for b in range(lon_indptr[i], lon_indptr[i + 1]):
+                        ii = lon_indices[b]
+                        x = values[t, jj, ii]
+                        if not np.isnan(x):
+                            w = lat_values[a] * lon_values[b] * fraction[jj, ii]
+                            total += w * x
+                            weight += w
+                covered[t, j, i] = weight
+                out[t, j, i] = total / weight if weight > 0.0 else np.nan
+
+
+def masked_mean(
+    weights: Weights,
+    values: NDArray[Any],
+    fraction: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """out = W(X f) / W f, and W f: the mean over what is valid, and how much of the cell that is.
+
+    values : (..., nlat, nlon) on the source grid, float32 or float64, NaN where missing
+    fraction : (nlat, nlon) in [0, 1], the part of each source cell the values speak for (the land
+        fraction for values per land area), None for all of it; without NaN
+    Returns (..., nlat, nlon) on the target grid in the type of ``values``, NaN where nothing is
+    valid, and the covered fraction of each target cell, float64. Any valid part is kept; sums are
+    float64. With the returned fraction the area integral is that of the source (Taylor 2024, GMD
+    17, 415-430). ValueError on shapes or types that do not fit.
+    """
+    if values.dtype not in (np.float32, np.float64):
+        raise ValueError(f"values must be float32 or float64, got {values.dtype}")
+    if values.ndim < 2 or values.shape[-2:] != weights.source_shape:
+        raise ValueError(f"values are {values.shape}, the weights take {weights.source_shape}")
+    if fraction is None:
+        fraction = np.ones(weights.source_shape)
+    if fraction.shape != weights.source_shape or not np.all((fraction >= 0) & (fraction <= 1)):
+        raise ValueError("fraction must be (nlat, nlon) of the source, within [0, 1], without NaN")
+    leading = values.shape[:-2]
+    flat = np.ascontiguousarray(values).reshape(-1, *weights.source_shape)
+    out = np.empty((flat.shape[0], *weights.target_shape), dtype=values.dtype)
+    covered = np.empty(out.shape, dtype=np.float64)
+    _mean_kernel(
+        flat,
+        np.ascontiguousarray(fraction, dtype=np.float64),
+        weights.lat.indptr,
+        weights.lat.indices,
+        weights.lat.values,
+        weights.lon.indptr,
+        weights.lon.indices,
+        weights.lon.values,
+        out,
+        covered,
+    )
+    shape = (*leading, *weights.target_shape)
+    return out.reshape(shape), covered.reshape(shape)
+
+
+def covered_fraction(weights: Weights, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(nlat, nlon) W f: a fraction of cell area carried over, uncovered parts counted as none."""
+    _, covered = masked_mean(weights, np.zeros((1, *weights.source_shape)), fraction)
+    return np.asarray(np.clip(covered[0], 0.0, 1.0))
