@@ -78,7 +78,7 @@ class Climate:
             warmth = warmth + offset_k * weight
         self.temperature_c = self._seasonal_temperature(lat, sin_phi, warmth)
         self.precipitation_mm_day = self._seasonal_rain(lat, np.exp(log_rain))
-        self._insolation = np.stack([_insolation(phi, month) for month in range(12)])
+        self.insolation_w_m2 = np.stack([_insolation(phi, month) for month in range(12)])
         self._temperature_spread_k = 0.45 + 1.6 * np.abs(sin_phi) * (0.4 + continentality)
         self._patterns = _patterns(phi, np.deg2rad(lon))
 
@@ -121,7 +121,7 @@ class Climate:
         return Weather(
             temperature_c=temperature,
             precipitation_mm_day=rain,
-            shortwave_w_m2=self._insolation * (0.73 - 0.34 * cloud),
+            shortwave_w_m2=self.insolation_w_m2 * (0.73 - 0.34 * cloud),
             relative_humidity=0.38 + 0.47 * rain / (rain + 1.2),
             cloud=cloud,
         )
