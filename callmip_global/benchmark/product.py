@@ -67,7 +67,9 @@ class Product:
         if self.window is not None and self.window[0] > self.window[1]:
             raise ValueError(f"window must be [first, last] year, got {list(self.window)}")
         if self.static and self.anomaly:
-            raise ValueError("a static product has no anomalies in time: static or anomaly, not both")
+            raise ValueError(
+                "a static product has no anomalies in time: static or anomaly, not both"
+            )
 
     def files(self) -> tuple[Path, ...]:
         """The files there are, patterns expanded, sorted, each once."""

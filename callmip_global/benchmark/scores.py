@@ -71,7 +71,7 @@ def noticeable(spread: Any, size: Any) -> Array:
 
 def error_score(error: Any, scale: Any) -> Array:
     """exp(-|error| / scale); NaN where the scale is."""
-    return np.exp(-np.abs(np.asarray(error, np.float64)) / np.asarray(scale, np.float64))
+    return np.asarray(np.exp(-np.abs(np.asarray(error, np.float64)) / np.asarray(scale)))
 
 
 def centred_rmse(variance_model: Any, variance_reference: Any, covariance: Any) -> Array:

@@ -128,9 +128,7 @@ class PairSums:
             within_r = (
                 self.square_reference - np.nansum(self.sum_reference * slot_r, axis=0)
             ) / total
-            within_m = (
-                self.square_model - np.nansum(self.sum_model * slot_m, axis=1)
-            ) / total
+            within_m = (self.square_model - np.nansum(self.sum_model * slot_m, axis=1)) / total
         return Moments(
             count=self.count.sum(axis=0),
             slots_present=(self.count > 0).sum(axis=0),

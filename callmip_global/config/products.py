@@ -118,9 +118,7 @@ def _merged(entry: ProductEntry) -> ProductEntry:
     return product_catalogue()[entry.catalogue].model_copy(update=own)
 
 
-def _problems(
-    path: Path, located: Located, name: str, entry: ProductEntry
-) -> Iterator[Problem]:
+def _problems(path: Path, located: Located, name: str, entry: ProductEntry) -> Iterator[Problem]:
     key = f"products.{name}"
     if entry.catalogue is not None and entry.catalogue not in product_catalogue():
         yield Problem(

@@ -55,9 +55,7 @@ def test_the_spatial_score_sees_amplitude_and_pattern_but_no_offset(values, fact
     if np.ptp(reference) < 1e-2:
         return
     area = np.arange(1.0, 1.0 + len(values))
-    sigma, correlation, count = scores.spatial_pattern(
-        factor * reference + offset, reference, area
-    )
+    sigma, correlation, count = scores.spatial_pattern(factor * reference + offset, reference, area)
     assert count == len(values)
     assert sigma == pytest.approx(factor, rel=1e-6)
     assert correlation == pytest.approx(1.0, abs=1e-9)

@@ -1,0 +1,438 @@
+"""One product against all runs: common grid, common mask, one pass, maps of every quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from callmip_global.benchmark import scores
+from callmip_global.benchmark.inputs import Run
+from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.regions import Region, region_area
+from callmip_global.benchmark.series import Period, Series, days_of
+from callmip_global.benchmark.statistics import Moments, PairSums
+from callmip_global.errors import DataError, Problem
+from callmip_global.grid import Grid
+from callmip_global.variables import variable_table
+
+Array = NDArray[np.float64]
+Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
+
+MINIMUM_MONTHS = 12
+MINIMUM_YEARS = 3
+_BLOCK = {"mon": 12, "yr": 4, "fx": 12}
+_IMPLAUSIBLE_SHARE = 0.2
+_EDGE_DEGREES = 1e-6
+
+
+@dataclass
+class Comparison:
+    """What came of one product at one frequency.
+
+    ``maps[k]``: per run, (nlat, nlon) maps: mean, bias, absolute_bias, rmse and the scores per
+    cell, as far as they apply; NaN outside the common mask. ``reference``: the product's mean.
+    ``taylor[k][region]``: sigma ratio, correlation, cells. ``cycles``: region -> series (reference
+    first, then the runs) of 12 means, or empty; ``annual``: region -> years and the same series.
+    """
+
+    product: Product
+    frequency: str
+    runs: list[Run]
+    grid: Grid
+    areas: dict[str, Array]
+    periods: tuple[Period, ...]
+    n_months: int
+    reference: Array
+    maps: list[dict[str, Array]]
+    taylor: list[dict[str, tuple[float, float, int]]]
+    cycles: dict[str, list[list[float]]] = field(default_factory=dict)
+    annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(
+    product: Product,
+    reference: Series,
+    runs: Sequence[tuple[Run, Series]],
+    *,
+    frequency: str,
+    regions: Sequence[Region],
+    regridder: Regridder,
+) -> tuple[Comparison, list[Problem]]:
+    """Compare all runs with a product at ``mon``, ``yr`` or ``fx``.
+
+    A run without a single value where the others have some is left out with a problem; the mask of
+    the rest is common. Raises DataError where nothing is left to compare.
+    """
+    problems: list[Problem] = []
+    kept = list(runs)
+    while True:
+        gathered = _gather(product, reference, kept, frequency, regions, regridder)
+        if gathered.values_of_reference == 0:
+            raise DataError(
+                Problem(
+                    reference.where,
+                    product.variable,
+                    f"no value at all in {_span(gathered.periods, frequency)}",
+                    "values in the months that the runs have",
+                )
+            )
+        empty = [k for k, count in enumerate(gathered.values_of_runs) if count == 0]
+        problems += [
+            Problem(
+                kept[k][0].label,
+                product.variable,
+                f"no value at all in {_span(gathered.periods, frequency)}",
+                remedy=f"Left out of the comparison with {product.name}.",
+            )
+            for k in empty
+        ]
+        kept = [pair for k, pair in enumerate(kept) if k not in empty]
+        if not kept:
+            raise DataError(problems)
+        if not empty:
+            break
+    return _result(product, [run for run, _ in kept], frequency, regions, gathered), problems
+
+
+@dataclass
+class _Gathered:
+    """The sums of one pass, and regional sums per step: (regions, steps), runs in front."""
+
+    grid: Grid
+    areas: dict[str, Array]
+    periods: tuple[Period, ...]
+    days: Array
+    sums: PairSums
+    area_valid: Array
+    area_reference: Array
+    area_runs: Array
+    values_of_reference: int
+    values_of_runs: list[int]
+    implausible: int
+
+
+def _gather(
+    product: Product,
+    reference: Series,
+    runs: Sequence[tuple[Run, Series]],
+    frequency: str,
+    regions: Sequence[Region],
+    regridder: Regridder,
+) -> _Gathered:
+    periods = _common_periods(product, reference, runs, frequency)
+    grid = coarsest([series.grid for _, series in runs] + [reference.grid])
+    areas = {region.name: region_area(region, grid) for region in regions}
+    flat_areas = np.stack([area.ravel() for area in areas.values()])
+    step = "yr" if runs[0][1].frequency == "yr" else "mon"
+    calendar = runs[0][1].calendar if frequency == "fx" else reference.calendar
+    days = np.array([days_of(period, step, calendar) for period in periods])
+    slots = np.array(
+        [period[1] - 1 if step == "mon" and frequency == "mon" else 0 for period in periods]
+    )
+    static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
+    n_steps, n_cells = len(periods), grid.shape[0] * grid.shape[1]
+    low, high = variable_table()[product.variable].valid_range
+    values_of_runs = np.zeros(len(runs), dtype=np.int64)
+    values_of_reference = implausible = 0
+    area_valid = np.zeros((len(regions), n_steps))
+    area_reference = np.zeros_like(area_valid)
+    area_runs = np.zeros((len(runs), *area_valid.shape))
+    sums: PairSums | None = None
+    for start in range(0, n_steps, _BLOCK[frequency]):
+        stop = min(start + _BLOCK[frequency], n_steps)
+        block = periods[start:stop]
+        if static is not None:
+            r = np.broadcast_to(static, (len(block), n_cells))
+        else:
+            r = on_grid(reference, block, grid, product.variable, regridder)
+        m = np.stack([on_grid(s, block, grid, product.variable, regridder) for _, s in runs])
+        values_of_reference += int(np.isfinite(r).sum())
+        values_of_runs += np.isfinite(m).sum(axis=(1, 2))
+        with np.errstate(invalid="ignore"):
+            implausible += int(((r < low) | (r > high)).sum())
+        valid = np.isfinite(r) & np.isfinite(m).all(axis=0)
+        if sums is None:
+            n_slots = 12 if frequency == "mon" else 1
+            sums = PairSums.start(_guess(r, valid), [_guess(x, valid) for x in m], n_slots)
+        sums.add(r, m, days[start:stop], slots[start:stop])
+        here = slice(start, stop)
+        area_valid[:, here] = flat_areas @ valid.T
+        area_reference[:, here] = flat_areas @ np.where(valid, r, 0.0).T
+        for k, x in enumerate(m):
+            area_runs[k, :, here] = flat_areas @ np.where(valid, x, 0.0).T
+    assert sums is not None
+    return _Gathered(
+        grid,
+        areas,
+        periods,
+        days,
+        sums,
+        area_valid,
+        area_reference,
+        area_runs,
+        values_of_reference,
+        [int(n) for n in values_of_runs],
+        implausible,
+    )
+
+
+def coarsest(grids: Sequence[Grid]) -> Grid:
+    """The grid with the largest mean cell; of equal ones the first."""
+
+    def mean_cell(grid: Grid) -> float:
+        return float(np.diff(grid.lat_edges).mean() * np.diff(grid.lon_edges).mean())
+
+    largest = max(mean_cell(grid) for grid in grids)
+    return next(grid for grid in grids if mean_cell(grid) >= largest * (1.0 - 1e-6))
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Whether two grids have the same cells in the same order, to 1e-6 degrees."""
+    return one.shape == other.shape and all(
+        bool(np.allclose(a, b, rtol=0.0, atol=_EDGE_DEGREES))
+        for a, b in ((one.lat_edges, other.lat_edges), (one.lon_edges, other.lon_edges))
+    )
+
+
+def on_grid(
+    series: Series, periods: Sequence[Period], grid: Grid, variable: str, regridder: Regridder
+) -> Array:
+    """(T, N) values on the comparison grid; regridded only where the series has another."""
+    values = series.read(periods)
+    if not same_grid(series.grid, grid):
+        values = _regridded(values, series, grid, variable, regridder)
+    return values.reshape(len(periods), -1)
+
+
+def _regridded(
+    values: Array, series: Series, grid: Grid, variable: str, regridder: Regridder
+) -> Array:
+    source = series.grid
+    ds = xr.Dataset(
+        {variable: (("time", "lat", "lon"), values)},
+        coords={
+            "lat": ("lat", source.lat, {"standard_name": "latitude", "bounds": "lat_bnds"}),
+            "lon": ("lon", source.lon, {"standard_name": "longitude", "bounds": "lon_bnds"}),
+            "lat_bnds": (("lat", "bnds"), source.lat_bnds),
+            "lon_bnds": (("lon", "bnds"), source.lon_bnds),
+        },
+    )
+    if series.land is not None:
+        ds = ds.assign_coords(
+            sftlf=(
+                ("lat", "lon"),
+                100.0 * np.nan_to_num(series.land),
+                {"standard_name": "land_area_fraction", "units": "%"},
+            )
+        )
+    out = regridder(ds, grid)[variable]
+    return np.asarray(out.transpose("time", "lat", "lon").values, dtype=np.float64)
+
+
+def _static_map(product: Product, reference: Series, grid: Grid, regridder: Regridder) -> Array:
+    """(N,) the product's map; the mean of its epochs within the window where it has several."""
+    periods = reference.periods
+    if reference.frequency != "fx" and product.window is not None:
+        periods = tuple(p for p in periods if product.window[0] <= p[0] <= product.window[1])
+    if not periods:
+        raise DataError(
+            Problem(
+                reference.where,
+                product.variable,
+                f"{_span(reference.periods, reference.frequency)}",
+                f"an epoch in the window {_window(product)}",
+            )
+        )
+    total = np.zeros(grid.shape[0] * grid.shape[1])
+    count = np.zeros_like(total)
+    for period in periods:
+        values = on_grid(reference, [period], grid, product.variable, regridder)[0]
+        total += np.nan_to_num(values)
+        count += np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total / count)
+
+
+def _guess(values: Array, valid: NDArray[np.bool_]) -> Array:
+    """(N,) mean of the block's common values, 0 where there are none."""
+    count = valid.sum(axis=0)
+    return np.asarray(np.where(valid, values, 0.0).sum(axis=0) / np.maximum(count, 1))
+
+
+def _common_periods(
+    product: Product,
+    reference: Series,
+    runs: Sequence[tuple[Run, Series]],
+    frequency: str,
+) -> tuple[Period, ...]:
+    common = set(runs[0][1].periods)
+    for _, series in runs[1:]:
+        common &= set(series.periods)
+    if frequency != "fx":
+        common &= set(reference.periods)
+    if product.window is not None:
+        first, last = product.window
+        common = {period for period in common if first <= period[0] <= last}
+    annual = runs[0][1].frequency == "yr"
+    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    if len(common) < minimum:
+        spans = sorted({_span(series.periods, series.frequency) for _, series in runs})
+        window = f", window {_window(product)}" if product.window else ""
+        own = "" if frequency == "fx" else f"{_span(reference.periods, frequency)}{window}; "
+        raise DataError(
+            Problem(
+                reference.where,
+                product.variable,
+                f"{len(common)} {'years' if annual else 'months'} in common "
+                f"({own or window}runs {', '.join(spans)})",
+                f"at least {minimum}",
+            )
+        )
+    return tuple(sorted(common))
+
+
+def _result(
+    product: Product,
+    runs: list[Run],
+    frequency: str,
+    regions: Sequence[Region],
+    gathered: _Gathered,
+) -> Comparison:
+    grid = gathered.grid
+    moments = gathered.sums.moments()
+    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    usable = moments.count >= minimum
+    maps = [
+        {
+            name: np.where(usable, field_, np.nan).reshape(grid.shape)
+            for name, field_ in _cell_maps(product, frequency, moments, k).items()
+        }
+        for k in range(len(runs))
+    ]
+    reference = np.where(usable, moments.mean_reference, np.nan).reshape(grid.shape)
+    taylor = [
+        {
+            name: scores.spatial_pattern(own["mean"], reference, area)
+            for name, area in gathered.areas.items()
+        }
+        for own in maps
+    ]
+    annual_steps = frequency == "yr" or (frequency == "fx" and gathered.days[0] > 300)
+    comparison = Comparison(
+        product=product,
+        frequency=frequency,
+        runs=runs,
+        grid=grid,
+        areas=gathered.areas,
+        periods=gathered.periods,
+        n_months=len(gathered.periods) * (12 if annual_steps else 1),
+        reference=reference,
+        maps=maps,
+        taylor=taylor,
+    )
+    if frequency == "mon":
+        comparison.cycles = _regional_cycles(moments, usable, gathered.areas)
+    if frequency != "fx":
+        comparison.annual = _annual_series(gathered, frequency)
+    share = gathered.implausible / gathered.values_of_reference
+    if share > _IMPLAUSIBLE_SHARE and not product.anomaly:
+        entry = variable_table()[product.variable]
+        comparison.notes.append(
+            f"product {product.name}: {share:.0%} of the values lie outside "
+            f"{entry.valid_range[0]:g} to {entry.valid_range[1]:g} {entry.units}, what "
+            f"{product.variable} may plausibly be: check units, factor and sign."
+        )
+    if not usable.any():
+        raise DataError(
+            Problem(
+                f"product {product.name}",
+                product.variable,
+                f"no cell with {minimum} steps that product and all runs have",
+                "an overlap in space",
+            )
+        )
+    return comparison
+
+
+def _cell_maps(product: Product, frequency: str, moments: Moments, k: int) -> dict[str, Array]:
+    """(N,) maps of run ``k``: what applies at this frequency, scores NaN where undefined."""
+    mean_r, mean_m = moments.mean_reference, moments.mean_model[k]
+    bias = mean_m - mean_r
+    maps = {"mean": mean_m}
+    if not product.anomaly:
+        maps |= {"bias": bias, "absolute_bias": np.abs(bias)}
+    if frequency == "fx":
+        # A map has no sigma in time: its own size is the scale.
+        size = np.abs(mean_r)
+        maps["bias_score"] = scores.error_score(bias, np.where(size > 0, size, np.nan))
+        return maps
+    scale = scores.noticeable(np.sqrt(moments.variance_reference), mean_r)
+    crmse = scores.centred_rmse(
+        moments.variance_model[k], moments.variance_reference, moments.covariance[k]
+    )
+    maps["rmse"] = crmse if product.anomaly else np.sqrt(crmse**2 + bias**2)
+    maps["rmse_score"] = scores.error_score(crmse, scale)
+    if not product.anomaly:
+        maps["bias_score"] = scores.error_score(bias, scale)
+    if frequency == "mon":
+        maps["seasonal_cycle_score"] = scores.phase_score(
+            scores.month_of_maximum(moments.cycle_model[k]),
+            scores.month_of_maximum(moments.cycle_reference),
+        )
+    iav_r = scores.noticeable(np.sqrt(moments.interannual_variance_reference), mean_r)
+    iav_m = np.sqrt(moments.interannual_variance_model[k])
+    repeats = moments.count / np.maximum(moments.slots_present, 1)
+    iav_r = np.where(repeats >= scores.MINIMUM_REPEATS, iav_r, np.nan)
+    maps["interannual_score"] = scores.error_score(iav_m - iav_r, iav_r)
+    return maps
+
+
+def _regional_cycles(
+    moments: Moments, usable: NDArray[np.bool_], areas: dict[str, Array]
+) -> dict[str, list[list[float]]]:
+    cycles = {}
+    for name, area in areas.items():
+        weight = np.where(usable, area.ravel(), 0.0)
+        series = [moments.cycle_reference, *moments.cycle_model]
+        cycles[name] = [
+            [scores.area_mean(cycle[slot], weight)[0] for slot in range(12)] for cycle in series
+        ]
+    return cycles
+
+
+def _annual_series(
+    gathered: _Gathered, frequency: str
+) -> dict[str, tuple[list[int], list[list[float]]]]:
+    """Region -> whole years and the means over area and time of reference and runs."""
+    years = np.array([period[0] for period in gathered.periods])
+    needed = 12 if frequency == "mon" else 1
+    whole = [int(y) for y in np.unique(years) if (years == y).sum() == needed]
+    result = {}
+    for i, name in enumerate(gathered.areas):
+        series: list[list[float]] = []
+        for sums in (gathered.area_reference, *gathered.area_runs):
+            values = []
+            for year in whole:
+                steps = years == year
+                area = (gathered.area_valid[i, steps] * gathered.days[steps]).sum()
+                total = (sums[i, steps] * gathered.days[steps]).sum()
+                values.append(float(total / area) if area > 0 else float("nan"))
+            series.append(values)
+        result[name] = (whole, series)
+    return result
+
+
+def _span(periods: Sequence[Period], frequency: str) -> str:
+    if not periods:
+        return "no time at all"
+    (y0, m0), (y1, m1) = periods[0], periods[-1]
+    return f"{y0}-{y1}" if frequency == "yr" else f"{y0}-{m0:02d} to {y1}-{m1:02d}"
+
+
+def _window(product: Product) -> str:
+    return "" if product.window is None else f"{product.window[0]}-{product.window[1]}"

@@ -1,0 +1,179 @@
+"""The runs to be scored: stores, or NetCDF files with the protocol's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from callmip_global.benchmark.series import Opener, Series, file_opener, run_series
+from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.files import file_hash
+from callmip_global.store import is_store, open_store, store_digest, store_info
+from callmip_global.variables import variable_table
+
+_FILE = re.compile(
+    r"(?P<model>[^_]+)_(?:global_)?(?P<grid>[^_]+)_(?P<frequency>mon|yr)"
+    r"_(?P<years>\d{4}-\d{4})_(?P<stage>Prior|Posterior)(?:_m(?P<member>\d+))?\.nc"
+)
+STAGES = ("Prior", "Posterior")
+
+
+@dataclass
+class Run:
+    """One model run: simulation, stage and member of a model version, with its data.
+
+    ``sources``: per frequency the opener of its data and the place to name in messages.
+    """
+
+    model: str
+    simulation: str
+    stage: str
+    member: int | None
+    grid: str
+    synthetic: str
+    paths: list[Path]
+    sources: dict[str, tuple[str, Opener]] = field(repr=False, default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def member_name(self) -> str:
+        """``m001``, or empty for a stage without members."""
+        return "" if self.member is None else f"m{self.member:03d}"
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """What tells one run from another in every table."""
+        return self.model, self.simulation, self.stage, self.member_name
+
+    @property
+    def label(self) -> str:
+        """The same in words."""
+        return " ".join(part for part in self.identity if part)
+
+    def variables(self, frequency: str) -> set[str]:
+        """Names of the table's variables there are at a frequency."""
+        if frequency not in self.sources:
+            return set()
+        with self.sources[frequency][1]() as ds:
+            return {name for name in variable_table() if name in ds.variables}
+
+    def series(self, variable: str, frequency: str) -> Series:
+        """A variable at a frequency that the run has."""
+        where, opener = self.sources[frequency]
+        return run_series(where, [where], [opener], variable)
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs behind stores and files, in a fixed order; UsageError with all that cannot be used.
+
+    Files of different frequencies of one run belong together; the same run twice is refused, for
+    its scores could not be told apart.
+    """
+    problems: list[Problem] = []
+    runs: dict[tuple[str, str, str, str], Run] = {}
+    for path in paths:
+        try:
+            run = _store_run(path) if path.is_dir() else _file_run(path)
+        except (DataError, UsageError) as error:
+            problems.extend(error.problems)
+            continue
+        known = runs.setdefault(run.identity, run)
+        if known is run:
+            continue
+        if set(known.sources) & set(run.sources):
+            problems.append(
+                Problem(
+                    str(path),
+                    found=f"a second time {run.label}",
+                    wanted=f"each run once ({known.paths[0]} is it too)",
+                )
+            )
+            continue
+        known.sources.update(run.sources)
+        known.paths.extend(run.paths)
+        known.digests.update(run.digests)
+        known.synthetic = known.synthetic or run.synthetic
+    if not paths:
+        problems.append(Problem("benchmark", found="no store and no file", wanted="at least one"))
+    if problems:
+        raise UsageError(problems)
+    order = {stage: i for i, stage in enumerate(STAGES)}
+    return sorted(
+        runs.values(), key=lambda r: (r.model, r.simulation, order[r.stage], r.member_name)
+    )
+
+
+def _store_run(path: Path) -> Run:
+    if not is_store(path):
+        raise DataError(
+            Problem(
+                str(path), found="a folder that is no Zarr v3 store", wanted="a store or a file"
+            )
+        )
+    info = store_info(path)
+    if info.name is None:
+        raise DataError(
+            Problem(
+                str(path),
+                found="a flat store, which names no model, simulation and stage",
+                wanted="a store made by harmonize and regrid",
+            )
+        )
+    name = info.name
+    run = Run(
+        f"{name.model}.{name.version}",
+        name.simulation,
+        name.stage,
+        name.member,
+        name.grid,
+        info.synthetic,
+        [path],
+        digests={path.name: store_digest(path)},
+    )
+    for frequency in info.frequencies:
+        run.sources[frequency] = (path.name, partial(open_store, path, frequency))
+    return run
+
+
+def _file_run(path: Path) -> Run:
+    open_file = file_opener(path)
+    try:
+        with open_file() as ds:
+            attributes = {str(key): str(value) for key, value in ds.attrs.items()}
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:120]
+        raise DataError(
+            Problem(str(path), found=f"a file that cannot be read ({text})", wanted="NetCDF")
+        ) from error
+    match = _FILE.fullmatch(path.name)
+    parts = match.groupdict() if match else {}
+    stage = attributes.get("Calibration_stage") or parts.get("stage") or ""
+    model = attributes.get("Model") or parts.get("model") or ""
+    frequency = attributes.get("frequency") or parts.get("frequency") or ""
+    simulation = (
+        attributes.get("simulation") or attributes.get("Simulation") or path.resolve().parent.name
+    )
+    if stage not in STAGES or not model or frequency not in ("mon", "yr"):
+        raise DataError(
+            Problem(
+                str(path),
+                found=f"model {model!r}, stage {stage!r}, frequency {frequency!r}",
+                wanted="<model>.<version>_global_<grid>_<mon|yr>_<YYYY-YYYY>_<Prior|Posterior>.nc",
+                remedy="Name the file so, or set the attributes Model, Calibration_stage, frequency.",
+            )
+        )
+    member = attributes.get("member") or parts.get("member") or ""
+    return Run(
+        model,
+        simulation,
+        stage,
+        int(member) if str(member).isdigit() else None,
+        parts.get("grid", "of the file"),
+        attributes.get("synthetic", ""),
+        [path],
+        {frequency: (path.name, open_file)},
+        {path.name: file_hash(path)},
+    )

@@ -1,0 +1,563 @@
+"""The benchmark: every product against every run; scores, differences, spread, maps, a summary."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from callmip_global import __version__
+from callmip_global.benchmark import scores
+from callmip_global.benchmark.compare import (
+    MINIMUM_MONTHS,
+    MINIMUM_YEARS,
+    Comparison,
+    Regridder,
+    compare,
+)
+from callmip_global.benchmark.inputs import Run, read_runs
+from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.regions import REGIONS, Region, select_regions
+from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, product_series
+from callmip_global.benchmark.tables import Score, number_text, write_scores
+from callmip_global.errors import CallmipError, DataError, Problem, UsageError
+from callmip_global.files import file_hash, write_json
+from callmip_global.store import grid_variables
+from callmip_global.variables import variable_table
+
+Array = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+
+CHANGE = "Posterior-Prior"
+ALL_MODELS = "all models"
+MINIMUM_MODELS = 3  # below that a spread says nothing
+FREQUENCIES = ("mon", "yr")
+
+
+def run_benchmark(
+    stores: Sequence[Path],
+    *,
+    products: Sequence[Product],
+    out: Path,
+    regridder: Regridder,
+    frequencies: Sequence[str] = FREQUENCIES,
+    regions: Sequence[str] = tuple(REGIONS),
+    progress: Progress = lambda text, share: None,
+) -> dict[str, Any]:
+    """Score runs against products with the scheme ``collier2018`` and write what was found.
+
+    ``stores``: stores of harmonized runs, or NetCDF files with the protocol's names. ``regridder``:
+    brings a dataset (time, lat, lon, with bounds; ``sftlf`` where known) to a grid, conserving
+    area means (``regrid.regrid_dataset``); product and runs meet on the coarsest of their grids.
+
+    Writes ``out/scores.csv``, ``out/maps/*.nc``, ``out/benchmark.json`` (all that ``write_report``
+    needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. A product
+    that cannot be used is one line in its ``problems``; the rest goes on. Raises UsageError for
+    runs, frequencies or regions that cannot be used at all.
+    """
+    chosen = select_regions(regions)
+    unknown = [name for name in frequencies if name not in FREQUENCIES]
+    if unknown or not frequencies:
+        raise UsageError(
+            Problem("frequencies", found=", ".join(unknown) or "none", wanted="mon, yr")
+        )
+    if not products:
+        raise UsageError(Problem("products", found="none", wanted="at least one product"))
+    runs = read_runs(stores)
+    maps = out / "maps"
+    maps.mkdir(parents=True, exist_ok=True)
+    for old in maps.glob("*.nc"):
+        old.unlink()
+    has = {(id(run), f): run.variables(f) for run in runs for f in FREQUENCIES}
+    rows: list[Score] = []
+    entries: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for number, product in enumerate(products):
+        progress(f"{product.variable}: {product.name}", number / len(products))
+        try:
+            reference = product_series(product)
+        except CallmipError as error:
+            problems += error.problems
+            continue
+        for frequency in ("fx",) if product.static else frequencies:
+            with_it = [
+                (run, series)
+                for run in runs
+                if (series := _run_series(run, product.variable, frequency, has)) is not None
+            ]
+            seen = _reference_series(reference, frequency)
+            if not with_it or seen is None:
+                what = "no run has it" if not with_it else "the product is annual"
+                notes.append(
+                    f"product {product.name}: {product.variable} not compared at "
+                    f"{frequency}, {what}."
+                )
+                continue
+            try:
+                comparison, found = compare(
+                    product,
+                    seen,
+                    with_it,
+                    frequency=frequency,
+                    regions=chosen,
+                    regridder=regridder,
+                )
+            except CallmipError as error:
+                problems += [p for p in error.problems if p not in problems]
+                continue
+            problems += [p for p in found if p not in problems]
+            notes += comparison.notes
+            files = _write_maps(maps, comparison)
+            own = list(_rows(comparison))
+            rows += own
+            entries.append(_entry(comparison, files, own, runs))
+    progress("writing", 1.0)
+    write_scores(out / "scores.csv", rows)
+    write_json(out / "problems.json", [str(problem) for problem in problems])
+    summary = _summary(runs, products, chosen, frequencies, entries, problems, notes)
+    write_json(out / "benchmark.json", summary)
+    return summary
+
+
+def _run_series(
+    run: Run, variable: str, frequency: str, has: Mapping[tuple[int, str], set[str]]
+) -> Series | None:
+    """The run's variable at a frequency: its own, or annual means of its months; None without."""
+    if frequency == "fx":
+        frequency = "mon" if variable in has[id(run), "mon"] else "yr"
+    if variable in has[id(run), frequency]:
+        return run.series(variable, frequency)
+    if frequency == "yr" and variable in has[id(run), "mon"]:
+        return AnnualSeries(run.series(variable, "mon"))
+    return None
+
+
+def _reference_series(reference: FileSeries, frequency: str) -> Series | None:
+    if frequency in ("fx", reference.frequency):
+        return reference
+    if frequency == "yr" and reference.frequency == "mon":
+        return AnnualSeries(reference)
+    return None
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """(prior, posterior) positions of the same model and simulation.
+
+    A posterior member belongs to the prior member of the same number, or to the one prior there is.
+    """
+    found = []
+    for j, posterior in enumerate(runs):
+        if posterior.stage != "Posterior":
+            continue
+        priors = [
+            i
+            for i, run in enumerate(runs)
+            if run.stage == "Prior" and run.identity[:2] == posterior.identity[:2]
+        ]
+        same = [i for i in priors if runs[i].member == posterior.member]
+        if same or len(priors) == 1:
+            found.append(((same or priors)[0], j))
+    return found
+
+
+def run_numbers(
+    comparison: Comparison, k: int, region: str
+) -> tuple[dict[str, tuple[float, int]], dict[str, float]]:
+    """(value, cells) of every quantity of run ``k`` in a region, and the scores behind the overall.
+
+    A quantity that does not apply at this frequency is absent; one that applies but is not
+    defined is NaN.
+    """
+    area = comparison.areas[region]
+    own = comparison.maps[k]
+    numbers: dict[str, tuple[float, int]] = {}
+    both = np.where(np.isfinite(own["mean"]), comparison.reference, np.nan)
+    numbers["reference_mean"] = scores.area_mean(both, area)
+    numbers["mean"] = scores.area_mean(own["mean"], area)
+    for name in ("bias", "absolute_bias", "rmse"):
+        if name in own:
+            numbers[name] = scores.area_mean(own[name], area)
+    wanted = scores.applicable_scores(comparison.frequency, anomaly=comparison.product.anomaly)
+    for name in wanted:
+        if name == "spatial_score":
+            sigma, correlation, cells = comparison.taylor[k][region]
+            numbers[name] = (scores.taylor_score(sigma, correlation), cells)
+        else:
+            numbers[name] = scores.area_mean(own[name], area)
+    parts = {name: numbers[name][0] for name in wanted}
+    numbers["overall_score"] = (scores.overall_score(parts)[0], numbers["mean"][1])
+    return numbers, parts
+
+
+def _rows(comparison: Comparison) -> Iterator[Score]:
+    units = variable_table()[comparison.product.variable].units
+
+    def score(
+        identity: Sequence[str], region: str, quantity: str, value: float, cells: int
+    ) -> Score:
+        model, simulation, stage, member = identity
+        unitless = quantity.endswith(("_score", "_reduction"))
+        return Score(
+            variable=comparison.product.variable,
+            product=comparison.product.name,
+            model=model,
+            simulation=simulation,
+            stage=stage,
+            member=member,
+            region=region,
+            frequency=comparison.frequency,
+            scheme=scores.SCHEME,
+            quantity=quantity,
+            value=value if cells else math.nan,
+            units="1" if unitless else units,
+            n_cells=cells,
+            n_months=comparison.n_months,
+        )
+
+    runs = comparison.runs
+    for region in comparison.areas:
+        numbers = [run_numbers(comparison, k, region) for k in range(len(runs))]
+        for run, (values, _) in zip(runs, numbers, strict=True):
+            for quantity, (value, cells) in values.items():
+                yield score(run.identity, region, quantity, value, cells)
+        for i, j in pairs(runs):
+            (prior, prior_parts), (posterior, posterior_parts) = numbers[i], numbers[j]
+            model, simulation, _, member = runs[j].identity
+            same = _defined(prior_parts) == _defined(posterior_parts)
+            for quantity, (after, cells) in posterior.items():
+                if quantity == "reference_mean":
+                    continue
+                before, cells_before = prior[quantity]
+                # Overall scores of different sets of scores do not differ by the calibration alone.
+                change = after - before if quantity != "overall_score" or same else math.nan
+                yield score(
+                    (model, simulation, CHANGE, member),
+                    region,
+                    quantity,
+                    change,
+                    min(cells, cells_before),
+                )
+    for simulation, maps in _spreads(comparison).items():
+        for region, area in comparison.areas.items():
+            spread = {stage: scores.area_mean(field, area) for stage, field in maps.items()}
+            for stage, (value, cells) in spread.items():
+                yield score((ALL_MODELS, simulation, stage, ""), region, "spread", value, cells)
+            (before, cells), (after, _) = spread["Prior"], spread["Posterior"]
+            both = (ALL_MODELS, simulation, CHANGE, "")
+            yield score(both, region, "spread", after - before, cells)
+            reduction = 1.0 - after / before if before > 0 else math.nan
+            yield score(both, region, "spread_reduction", reduction, cells)
+
+
+def _defined(parts: Mapping[str, float]) -> set[str]:
+    return {name for name, value in parts.items() if math.isfinite(value)}
+
+
+def _spreads(comparison: Comparison) -> dict[str, dict[str, Array]]:
+    """Simulation -> stage -> map of the standard deviation across models, of their mean maps.
+
+    Only models that have both stages count, so that the two spreads are of the same models; the
+    members of one model count as their mean. Without three models there is no spread.
+    """
+    result = {}
+    for simulation in sorted({run.simulation for run in comparison.runs}):
+        means: dict[str, dict[str, Array]] = {}
+        for stage in ("Prior", "Posterior"):
+            members: dict[str, list[Array]] = {}
+            for run, own in zip(comparison.runs, comparison.maps, strict=True):
+                if (run.simulation, run.stage) == (simulation, stage):
+                    members.setdefault(run.model, []).append(own["mean"])
+            means[stage] = {model: np.mean(maps, axis=0) for model, maps in members.items()}
+        models = sorted(set(means["Prior"]) & set(means["Posterior"]))
+        if len(models) >= MINIMUM_MODELS:
+            result[simulation] = {
+                stage: np.std([of[model] for model in models], axis=0, ddof=1)
+                for stage, of in means.items()
+            }
+    return result
+
+
+# --- maps -------------------------------------------------------------------------------------
+
+_TITLES = {
+    "mean": "mean of the run",
+    "bias": "mean of the run minus mean of the product",
+    "absolute_bias": "size of the bias",
+    "rmse": "root mean square error",
+    "bias_score": "bias score",
+    "rmse_score": "centralised RMSE score",
+    "seasonal_cycle_score": "seasonal cycle score",
+    "interannual_score": "interannual variability score",
+}
+
+
+def _write_maps(folder: Path, comparison: Comparison) -> list[dict[str, Any]]:
+    """One file per model, simulation and member, with both stages, and one per spread."""
+    units = variable_table()[comparison.product.variable].units
+    files: list[dict[str, Any]] = []
+    runs = comparison.runs
+    paired = pairs(runs)
+    done_priors = {i for i, _ in paired}
+    groups: list[tuple[int | None, int | None]] = list(paired)
+    groups += [(i, None) for i, r in enumerate(runs) if r.stage == "Prior" and i not in done_priors]
+    taken = {j for _, j in paired}
+    groups += [(None, j) for j, r in enumerate(runs) if r.stage == "Posterior" and j not in taken]
+    for i, j in sorted(groups, key=lambda g: min(k for k in g if k is not None)):
+        fields: dict[str, tuple[Array, str, str]] = {
+            "reference": (comparison.reference, units, "mean of the product")
+        }
+        for k, stage in ((i, "prior"), (j, "posterior")):
+            if k is None:
+                continue
+            for name, values in comparison.maps[k].items():
+                if name == "absolute_bias":
+                    continue
+                unit = "1" if name.endswith("_score") else units
+                fields[f"{name}_{stage}"] = (values, unit, f"{_TITLES[name]}, {stage}")
+        if i is not None and j is not None and "absolute_bias" in comparison.maps[i]:
+            fields["misfit_change"] = (
+                comparison.maps[j]["absolute_bias"] - comparison.maps[i]["absolute_bias"],
+                units,
+                "misfit change: size of the bias, posterior minus prior",
+            )
+        run = runs[j if j is not None else i if i is not None else 0]
+        name = _file_name(comparison, run.model, run.simulation, run.member_name)
+        _write_map_file(folder / name, comparison, fields, f"{run.model} {run.simulation}")
+        files.append(
+            {
+                "file": f"maps/{name}",
+                "model": run.model,
+                "simulation": run.simulation,
+                "member": run.member_name,
+                "fields": list(fields),
+            }
+        )
+    for simulation, spread in _spreads(comparison).items():
+        fields = {
+            f"spread_{stage.lower()}": (
+                values,
+                units,
+                f"standard deviation across models of the mean, {stage.lower()}",
+            )
+            for stage, values in spread.items()
+        }
+        name = _file_name(comparison, "all-models", simulation, "")
+        _write_map_file(folder / name, comparison, fields, f"{ALL_MODELS} {simulation}")
+        files.append(
+            {
+                "file": f"maps/{name}",
+                "model": ALL_MODELS,
+                "simulation": simulation,
+                "member": "",
+                "fields": list(fields),
+            }
+        )
+    return files
+
+
+def _file_name(comparison: Comparison, model: str, simulation: str, member: str) -> str:
+    parts = (
+        comparison.product.variable,
+        comparison.product.name,
+        model,
+        simulation,
+        member,
+        comparison.frequency,
+    )
+    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part) + ".nc"
+
+
+def _write_map_file(
+    path: Path,
+    comparison: Comparison,
+    fields: Mapping[str, tuple[Array, str, str]],
+    what: str,
+) -> None:
+    first, last = comparison.periods[0], comparison.periods[-1]
+    product = comparison.product
+    ds = xr.Dataset(
+        {
+            name: (
+                ("lat", "lon"),
+                values.astype(np.float32),
+                {"units": units, "long_name": title, "cell_measures": "area: areacella"},
+            )
+            for name, (values, units, title) in fields.items()
+        },
+        coords=grid_variables(comparison.grid),
+        attrs={
+            "Conventions": "CF-1.8",
+            "title": f"{product.variable}: {what} and {product.name}",
+            "variable": product.variable,
+            "product": product.name,
+            "product_version": product.version,
+            "product_doi": product.doi,
+            "frequency": comparison.frequency,
+            "years": f"{first[0]}-{last[0]}",
+            "n_months": comparison.n_months,
+            "scheme": scores.SCHEME,
+            "references": scores.CITATION,
+            "source": f"callmip-global {__version__}",
+            "synthetic": "; ".join(_synthetic_texts(comparison.runs, [product])),
+        },
+    )
+    encoding: dict[str, dict[str, Any]] = {
+        name: {"zlib": True, "complevel": 4, "_FillValue": np.float32(np.nan)} for name in fields
+    }
+    encoding |= {str(name): {"_FillValue": None} for name in ds.coords}
+    temporary = path.with_suffix(".tmp")
+    ds.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
+    temporary.replace(path)
+
+
+# --- summary ----------------------------------------------------------------------------------
+
+
+def _entry(
+    comparison: Comparison,
+    files: list[dict[str, Any]],
+    rows: Sequence[Score],
+    runs: Sequence[Run],
+) -> dict[str, Any]:
+    """What the report shows of one comparison."""
+    product = comparison.product
+    first, last = comparison.periods[0], comparison.periods[-1]
+    wanted = scores.applicable_scores(comparison.frequency, anomaly=product.anomaly)
+    present = {
+        region: [
+            len(_defined(run_numbers(comparison, k, region)[1]))
+            for k in range(len(comparison.runs))
+        ]
+        for region in comparison.areas
+    }
+    return {
+        "variable": product.variable,
+        "product": product.name,
+        "frequency": comparison.frequency,
+        "grid": _grid_text(comparison),
+        "years": [first[0], last[0]],
+        "n_months": comparison.n_months,
+        "n_cells": int(np.isfinite(comparison.reference).sum()),
+        "units": variable_table()[product.variable].units,
+        "scores": list(wanted),
+        "scores_present": present,
+        "runs": [runs.index(run) for run in comparison.runs],
+        "taylor": {
+            region: [_numbers(own[region][:2]) for own in comparison.taylor]
+            for region in comparison.areas
+        },
+        "cycles": {name: [_numbers(s) for s in cycle] for name, cycle in comparison.cycles.items()},
+        "annual": {
+            name: {"years": years, "series": [_numbers(s) for s in series]}
+            for name, (years, series) in comparison.annual.items()
+        },
+        "maps": files,
+        "notes": comparison.notes,
+    }
+
+
+def _grid_text(comparison: Comparison) -> str:
+    grid = comparison.grid
+    nlat, nlon = grid.shape
+    dlat = float(np.diff(grid.lat_edges).mean())
+    dlon = float(np.diff(grid.lon_edges).mean())
+    return f"{nlat} × {nlon} cells of {dlat:.3g}° × {dlon:.3g}°"
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    return [float(text) if (text := number_text(v)) else None for v in values]
+
+
+def _synthetic_texts(runs: Sequence[Run], products: Sequence[Product]) -> list[str]:
+    texts = [run.synthetic for run in runs if run.synthetic]
+    texts += [f"product {p.name} is synthetic" for p in products if p.kind == "synthetic"]
+    return list(dict.fromkeys(texts))
+
+
+def _summary(
+    runs: Sequence[Run],
+    products: Sequence[Product],
+    regions: Sequence[Region],
+    frequencies: Sequence[str],
+    entries: list[dict[str, Any]],
+    problems: Sequence[Problem],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    table = variable_table()
+    packages = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
+    return {
+        "scheme": scores.SCHEME,
+        "citation": scores.CITATION,
+        "formulas": [list(pair) for pair in scores.FORMULAS],
+        "weights": scores.WEIGHTS,
+        "minimum": {"months": MINIMUM_MONTHS, "years": MINIMUM_YEARS},
+        "versions": {
+            "callmip-global": __version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "synthetic": _synthetic_texts(runs, products),
+        "frequencies": list(frequencies),
+        "regions": [{"name": region.name, "title": region.title} for region in regions],
+        "variables": {
+            name: {"long_name": table[name].long_name, "units": table[name].units}
+            for name in table
+            if any(product.variable == name for product in products)
+        },
+        "runs": [
+            {
+                "model": run.model,
+                "simulation": run.simulation,
+                "stage": run.stage,
+                "member": run.member_name,
+                "grid": run.grid,
+                "synthetic": run.synthetic,
+                "paths": [str(path) for path in run.paths],
+                "digests": run.digests,
+            }
+            for run in runs
+        ],
+        "pairs": [list(pair) for pair in pairs(runs)],
+        "products": [_product_entry(product) for product in products],
+        "comparisons": entries,
+        "problems": [str(problem) for problem in problems],
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _product_entry(product: Product) -> dict[str, Any]:
+    return {
+        "name": product.name,
+        "variable": product.variable,
+        "kind": product.kind,
+        "version": product.version,
+        "doi": product.doi,
+        "licence": product.licence,
+        "independent_of_towers": product.independent_of_towers,
+        "like_for_like": product.like_for_like,
+        "static": product.static,
+        "anomaly": product.anomaly,
+        "window": list(product.window) if product.window else None,
+        "source": product.source,
+        "units": product.units,
+        "factor": product.factor,
+        "sign": product.sign,
+        "note": product.note,
+        "files": {str(path): file_hash(path) for path in product.files()},
+    }
+
+
+def raise_problems(summary: Mapping[str, Any]) -> None:
+    """DataError with the problems of a finished benchmark, if there are any (exit code 1)."""
+    if summary["problems"]:
+        raise DataError([Problem(text) for text in summary["problems"]])

@@ -1,0 +1,375 @@
+"""One variable along time on one grid, read a few steps at a time, in the table's units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from callmip_global.benchmark.product import Product
+from callmip_global.errors import DataError, Problem
+from callmip_global.grid import Grid, SourceGrid, grid_of
+from callmip_global.timeaxis import (
+    MonthAxis,
+    annual_mean,
+    decode_months,
+    decode_years,
+    time_name,
+)
+from callmip_global.units import Conversion, convert_factor, same_units
+from callmip_global.variables import variable_table
+
+Array = NDArray[np.float64]
+Period = tuple[int, int]
+Opener = Callable[[], xr.Dataset]
+Reader = Callable[[NDArray[Any], Period, str], Array]
+
+
+class Series(Protocol):
+    """What the comparison needs of a product or of a run.
+
+    ``periods``: (year, month) of each step, ascending, the month of annual steps 1. ``read`` gives
+    (T, nlat, nlon) float64 in ``grid`` order, NaN where missing. ``land``: land fraction (nlat,
+    nlon) in [0, 1] where the file knows it.
+    """
+
+    where: str
+    frequency: str
+    calendar: str
+    periods: tuple[Period, ...]
+    grid: Grid
+    land: Array | None
+
+    def read(self, periods: Sequence[Period]) -> Array: ...
+
+
+def days_of(period: Period, frequency: str, calendar: str) -> float:
+    """Length of a month or year in its calendar [days]."""
+    first = (period[0], 1) if frequency == "yr" else period
+    kind: Any = "yr" if frequency == "yr" else "mon"
+    return float(MonthAxis(calendar, first, 1, kind).lengths_days[0])
+
+
+@dataclass
+class FileSeries:
+    """A series over any number of parts (files, or one group of a store), opened when read."""
+
+    where: str
+    frequency: str
+    calendar: str
+    periods: tuple[Period, ...]
+    grid: Grid
+    land: Array | None
+    openers: Sequence[Opener]
+    name: str
+    places: dict[Period, tuple[int, int]]
+    convert: Callable[[Array, Period], Array] = field(repr=False)
+
+    def read(self, periods: Sequence[Period]) -> Array:
+        out = np.full((len(periods), *self.grid.shape), np.nan)
+        wanted = [(self.places[period], i, period) for i, period in enumerate(periods)]
+        for part in sorted({place[0] for place, _, _ in wanted}):
+            with self.openers[part]() as ds:
+                source = grid_of(ds, self.where)
+                da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), self.where))
+                mine = [(place[1], i, period) for place, i, period in wanted if place[0] == part]
+                steps = [step for step, _, _ in mine]
+                block = da.isel({_time_dim(ds): steps}) if _time_dim(ds) in da.dims else da
+                values = np.asarray(block.values, dtype=np.float64)
+                values = values.reshape(len(steps), *self.grid.shape)
+            for j, (_, i, period) in enumerate(mine):
+                out[i] = self.convert(values[j], period)
+        return out
+
+
+@dataclass
+class AnnualSeries:
+    """Annual means, weighted by the length of the months, of a monthly series' whole years."""
+
+    monthly: Series
+    frequency: str = "yr"
+
+    def __post_init__(self) -> None:
+        self.where = self.monthly.where
+        self.calendar = self.monthly.calendar
+        self.grid = self.monthly.grid
+        self.land = self.monthly.land
+        months = set(self.monthly.periods)
+        years = sorted({year for year, _ in months})
+        self.periods: tuple[Period, ...] = tuple(
+            (year, 1) for year in years if all((year, m) in months for m in range(1, 13))
+        )
+
+    def read(self, periods: Sequence[Period]) -> Array:
+        out = np.full((len(periods), *self.grid.shape), np.nan)
+        for i, (year, _) in enumerate(periods):
+            months = [(year, m) for m in range(1, 13)]
+            lengths = np.array([days_of(month, "mon", self.calendar) for month in months])
+            out[i] = annual_mean(self.monthly.read(months), lengths)[0]
+        return out
+
+
+def product_series(product: Product) -> FileSeries:
+    """The product's files as one series; DataError says in one line what is wrong with them."""
+    where = f"product {product.name}"
+    files = product.files()
+    if not files:
+        raise DataError(
+            Problem(where, product.variable, "no file", f"files at {', '.join(product.paths)}")
+        )
+    openers = [file_opener(path) for path in files]
+    places = [f"{where} ({path.name})" for path in files]
+    return file_series(
+        where,
+        places,
+        openers,
+        product.source,
+        product.variable,
+        lambda ds, name, at: _product_conversion(product, ds[name], at),
+        static=product.static,
+    )
+
+
+def run_series(
+    where: str, places: Sequence[str], openers: Sequence[Opener], variable: str
+) -> FileSeries:
+    """One variable of a run: named as in the protocol, in any units that convert to the table's."""
+
+    def conversion(
+        ds: xr.Dataset, name: str, at: str
+    ) -> Callable[[Array, Period, str, str], Array]:
+        units = str(ds[name].attrs.get("units", ""))
+        return _converter(convert_factor(units, variable_table()[variable].units, at, variable))
+
+    return file_series(where, places, openers, variable, variable, conversion)
+
+
+def file_series(
+    where: str,
+    places: Sequence[str],
+    openers: Sequence[Opener],
+    source: str | None,
+    variable: str,
+    conversion: Callable[[xr.Dataset, str, str], Callable[[Array, Period, str, str], Array]],
+    *,
+    static: bool = False,
+) -> FileSeries:
+    """Index the parts by (year, month) and check that they are one series on one grid."""
+    periods: dict[Period, tuple[int, int]] = {}
+    frequencies: set[str] = set()
+    first: SourceGrid | None = None
+    calendar, name, land = "standard", "", None
+    convert: Callable[[Array, Period, str, str], Array] | None = None
+    for index, (opener, at) in enumerate(zip(openers, places, strict=True)):
+        with _opened(opener, at) as ds:
+            own_name = _variable_name(ds, source, variable, at)
+            grid = grid_of(ds, at)
+            _plain(ds[own_name], grid, _time_dim(ds), at)
+            if first is None:
+                first, name = grid, own_name
+                convert = conversion(ds, name, at)
+                land = _land_fraction(ds, grid)
+            elif grid.grid.shape != first.grid.shape or own_name != name:
+                raise DataError(
+                    Problem(
+                        at,
+                        own_name,
+                        f"{own_name} on {grid.grid.shape}",
+                        f"{name} on {first.grid.shape} as in {places[0]}",
+                    )
+                )
+            if static and _time_dim(ds) not in ds[own_name].dims:
+                frequency, calendar, found = "fx", "standard", [(2000, 1)]
+            else:
+                frequency, calendar, found = _periods(ds, at)
+            frequencies.add(frequency)
+            for step, period in enumerate(found):
+                if period in periods:
+                    raise DataError(
+                        Problem(
+                            at,
+                            "time",
+                            f"{_said(period, frequency)} a second time",
+                            f"each once ({places[periods[period][0]]} has it too)",
+                        )
+                    )
+                periods[period] = (index, step)
+    if first is None or convert is None:
+        raise DataError(Problem(where, variable, "no file"))
+    if len(frequencies) > 1:
+        raise DataError(
+            Problem(where, variable, f"a mixture of frequencies {sorted(frequencies)}", "one")
+        )
+    frequency = frequencies.pop()
+    same_month = len({month for _, month in periods}) == 1
+    if frequency == "mon" and same_month and len(periods) > 1:
+        # One stamp a year, in separate files or with its own middle: an annual series.
+        frequency = "yr"
+        periods = {(year, 1): place for (year, _), place in periods.items()}
+    final, used_calendar = convert, calendar
+    return FileSeries(
+        where=where,
+        frequency=frequency,
+        calendar=calendar,
+        periods=tuple(sorted(periods)),
+        grid=first.grid,
+        land=land,
+        openers=openers,
+        name=name,
+        places=periods,
+        convert=lambda values, period: final(values, period, frequency, used_calendar),
+    )
+
+
+def file_opener(path: Path) -> Opener:
+    """Opens a NetCDF file lazily, missing values masked, times left as they are."""
+
+    def open_file() -> xr.Dataset:
+        # Times are decoded by timeaxis, which knows the units that xarray refuses.
+        return xr.open_dataset(path, decode_times=False, mask_and_scale=True, cache=False)
+
+    return open_file
+
+
+def _opened(opener: Opener, at: str) -> xr.Dataset:
+    try:
+        return opener()
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise DataError(
+            Problem(at, found=f"a file that cannot be read ({text[:120]})", wanted="NetCDF")
+        ) from error
+
+
+def _time_dim(ds: xr.Dataset) -> str:
+    try:
+        dims = ds[time_name(ds, "")].dims
+    except DataError:
+        return "time"
+    return str(dims[0]) if dims else "time"
+
+
+def _variable_name(ds: xr.Dataset, source: str | None, variable: str, at: str) -> str:
+    wanted = source if source is not None else variable
+    if wanted in ds.data_vars:
+        return wanted
+    names = [
+        str(n)
+        for n, v in ds.data_vars.items()
+        if v.ndim >= 2 and not str(n).endswith(("_bnds", "_bounds"))
+    ]
+    if source is None and len(names) == 1:
+        return names[0]
+    raise DataError(
+        Problem(
+            at,
+            wanted,
+            "no such variable",
+            f"one of: {', '.join(names)}" if names else "a variable with latitude and longitude",
+            "Name it with `source:` in the products file.",
+        )
+    )
+
+
+def _plain(da: xr.DataArray, grid: SourceGrid, time: str, at: str) -> xr.DataArray:
+    """(time, lat, lon) or (lat, lon): dimensions of length 1 are dropped, others refused."""
+    horizontal = {grid.lat_dim, grid.lon_dim}
+    if not grid.on_grid(da):
+        raise DataError(
+            Problem(at, str(da.name), f"dimensions {da.dims}", "latitude and longitude")
+        )
+    extra = [dim for dim in da.dims if dim not in horizontal and dim != time]
+    long = [f"{dim} ({da.sizes[dim]})" for dim in extra if da.sizes[dim] > 1]
+    if long:
+        raise DataError(
+            Problem(
+                at,
+                str(da.name),
+                f"further dimensions {', '.join(long)}",
+                "time, latitude, longitude",
+                "Select or sum them beforehand.",
+            )
+        )
+    return da.isel(dict.fromkeys(extra, 0), drop=True)
+
+
+def _land_fraction(ds: xr.Dataset, grid: SourceGrid) -> Array | None:
+    if "sftlf" not in ds.variables:
+        return None
+    da = ds["sftlf"]
+    values = np.asarray(grid.to_grid_order(da).values, dtype=np.float64)
+    return values / (1.0 if str(da.attrs.get("units", "%")) == "1" else 100.0)
+
+
+def _periods(ds: xr.Dataset, at: str) -> tuple[str, str, list[Period]]:
+    """Frequency, calendar and (year, month) of each step; months may be missing, not repeated."""
+    dim = _time_dim(ds)
+    size = int(ds.sizes.get(dim, 1))
+    if size > 1:
+        try:
+            axis = decode_years(ds, at)
+        except DataError:
+            pass
+        else:
+            return "yr", axis.calendar, list(axis.periods)
+    try:
+        axis = decode_months(ds, at)
+    except DataError as error:
+        if size == 1:
+            axis = decode_years(ds, at)
+            return "yr", axis.calendar, list(axis.periods)
+        # A product may lack months: each step is then read by itself.
+        steps = [decode_months(ds.isel({dim: [i]}), at) for i in range(size)]
+        found = [step.first for step in steps]
+        if len(set(found)) < size or found != sorted(found):
+            raise error from None
+        return "mon", steps[0].calendar, found
+    return "mon", axis.calendar, list(axis.periods)
+
+
+def _said(period: Period, frequency: str) -> str:
+    return str(period[0]) if frequency == "yr" else f"{period[0]}-{period[1]:02d}"
+
+
+def _product_conversion(
+    product: Product, da: xr.DataArray, at: str
+) -> Callable[[Array, Period, str, str], Array]:
+    own = str(da.attrs.get("units", "")).strip()
+    target = variable_table()[product.variable].units
+    if product.units is not None:
+        if product.native_units and own and not same_units(own, product.native_units):
+            raise DataError(
+                Problem(
+                    at,
+                    str(da.name),
+                    f"units {own!r}",
+                    f"{product.native_units!r}, which the factor {product.factor:g} presumes",
+                    "State the file's units (native_units), factor and units for this product.",
+                )
+            )
+        units = product.units
+    else:
+        units = own or product.native_units or ""
+    scale = product.sign * product.factor
+    return _converter(convert_factor(units, target, at, product.variable), scale)
+
+
+def _converter(
+    conversion: Conversion, scale: float = 1.0
+) -> Callable[[Array, Period, str, str], Array]:
+    def convert(values: Array, period: Period, frequency: str, calendar: str) -> Array:
+        days = None
+        if conversion.per is not None:
+            per = "yr" if conversion.per == "year" or frequency == "yr" else "mon"
+            length = days_of(period, per, calendar)
+            # Annual means of an amount per month: the year holds twelve of them.
+            twelfth = frequency == "yr" and conversion.per == "month"
+            days = np.array([length / 12.0 if twelfth else length])
+        return np.asarray(conversion.apply((scale * values)[None], days)[0])
+
+    return convert
