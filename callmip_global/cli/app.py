@@ -1,0 +1,90 @@
+"""The ``callmip-global`` command: one typer app over the functions of the sibling modules."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from callmip_global import __version__
+from callmip_global.cli import (
+    benchmark,
+    demo,
+    experiment,
+    export,
+    harmonize,
+    plan,
+    regrid,
+    workflow,
+)
+from callmip_global.errors import EXIT_INTERRUPTED, CallmipError
+
+app = typer.Typer(
+    name="callmip-global",
+    help="Post-calibration global runs for CalLMIP: plan, submit, harmonize, regrid, benchmark.",
+    epilog="Exit codes: 0 all well; 1 the work ran and found problems; 2 wrong use or invalid"
+    " configuration; 3 scheduler unreachable or in an unknown state; 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command()(demo.demo)
+app.command()(experiment.init)
+app.command()(experiment.validate)
+app.command()(plan.plan)
+app.command()(workflow.submit)
+app.command()(workflow.status)
+app.command()(workflow.logs)
+app.command()(workflow.resume)
+app.command()(workflow.cancel)
+app.command()(regrid.regrid)
+app.command()(harmonize.harmonize)
+app.command()(harmonize.check)
+app.command()(benchmark.benchmark)
+app.command()(export.export)
+
+_debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"callmip-global {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options before the command."""
+    global _debug
+    _debug = debug
+
+
+def main() -> None:
+    """Run the command line: one line per problem on stderr, and the documented exit codes."""
+    try:
+        app()
+    except CallmipError as error:
+        if _debug:
+            raise
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output is gone (`callmip-global status | head`).
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""``callmip-global plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callmip_global.cli.options import JsonOption, SetOption, print_json
+
+if TYPE_CHECKING:
+    from callmip_global.config.plan import Plan, Step
+
+
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    overrides: SetOption = None,
+    json: JsonOption = False,
+    dot: Annotated[bool, typer.Option("--dot", help="The graph for Graphviz.")] = False,
+) -> None:
+    """Show the graph: steps, tasks, what waits for what, core-hours. Needs no scheduler."""
+    from callmip_global.workflow.api import plan_experiment
+
+    graph, _ = plan_experiment(experiment, overrides or [])
+    if dot:
+        print(dot_text(graph))
+    elif json:
+        print_json(plan_json(graph))
+    else:
+        _print_table(graph)
+
+
+def core_hours(step: Step) -> float:
+    """Core-hours asked for by all tasks of a step: the wall-clock limit times the cores."""
+    resources = step.resources
+    cores = resources["tasks"] * resources["cpus"]
+    return float(len(step.tasks) * cores * resources["walltime_s"] / 3600)
+
+
+def waits_for(step: Step) -> list[str]:
+    """Names of the steps a step builds on."""
+    return list(dict.fromkeys(ref.split("/")[0] for task in step.tasks for ref in task.upstream))
+
+
+def plan_json(graph: Plan) -> dict[str, Any]:
+    """``plan --json``: steps, tasks, core_hours, inputs."""
+    return {
+        "name": graph.name,
+        "experiment": graph.experiment,
+        "core_hours": sum(core_hours(step) for step in graph.steps),
+        "steps": [
+            {
+                "name": step.name,
+                "kind": step.kind,
+                "tasks": len(step.tasks),
+                "waits_for": waits_for(step),
+                "resources": dict(step.resources),
+                "core_hours": core_hours(step),
+            }
+            for step in graph.steps
+        ],
+        "tasks": [
+            {
+                "step": step.name,
+                "task": task.id,
+                "simulation": task.simulation,
+                "stage": task.stage,
+                "member": task.member,
+                "tile": task.tile,
+                "key": task.key,
+                "upstream": list(task.upstream),
+            }
+            for step, task in graph.tasks()
+        ],
+        "inputs": dict(graph.inputs),
+    }
+
+
+def dot_text(graph: Plan) -> str:
+    """The steps and what they wait for, in Graphviz' language."""
+    lines = ["digraph plan {", "  rankdir=LR; node [shape=box];"]
+    for step in graph.steps:
+        n = len(step.tasks)
+        lines.append(f'  "{step.name}" [label="{step.name}\\n{n} task{"" if n == 1 else "s"}"];')
+        lines.extend(f'  "{name}" -> "{step.name}";' for name in waits_for(step))
+    return "\n".join([*lines, "}"])
+
+
+def _print_table(graph: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from callmip_global.resources import memory_mib, walltime_text
+
+    table = Table(title=f"{graph.name}: {graph.experiment}", title_justify="left")
+    for name in ("step", "tasks", "waits for"):
+        table.add_column(name, justify="right" if name == "tasks" else "left")
+    for name in ("cores", "memory", "walltime", "core-hours (limit)"):
+        table.add_column(name, justify="right")
+    for step in graph.steps:
+        resources = step.resources
+        table.add_row(
+            step.name,
+            str(len(step.tasks)),
+            ", ".join(waits_for(step)),
+            str(resources["tasks"] * resources["cpus"]),
+            f"{memory_mib(resources['memory_bytes']):,} MiB",
+            walltime_text(resources["walltime_s"]),
+            f"{core_hours(step):,.1f}",
+        )
+    console = Console()
+    console.print(table)
+    total = sum(core_hours(step) for step in graph.steps)
+    tasks = sum(len(step.tasks) for step in graph.steps)
+    console.print(f"{len(graph.steps)} steps, {tasks} tasks, at most {total:,.1f} core-hours")

@@ -1,0 +1,199 @@
+"""``submit``, ``status``, ``logs``, ``resume``, ``cancel``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callmip_global.cli.options import JsonOption, SetOption, print_json
+from callmip_global.errors import EXIT_PROBLEMS, EXIT_SCHEDULER
+
+if TYPE_CHECKING:
+    from callmip_global.workflow.api import RunState
+    from callmip_global.workflow.submit import SubmitResult
+
+RunDirArgument = Annotated[Path, typer.Argument(help="The run directory.", metavar="RUN_DIR")]
+
+
+def submit(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="Default: the experiment's name with .run, beside it."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write exactly the files submit uses; submit nothing.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STEP", help="Submit this step (or kind) only.")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Render every script, then submit the whole chain. Safe to repeat at any time."""
+    from callmip_global.workflow import api
+
+    if dry_run:
+        run, plan = api.prepare(experiment, run_dir, overrides or [])
+        for command in api.dry_run_commands(run, plan):
+            print(command)
+        print(f"dry run: scripts are in {run.path}/jobs, nothing was submitted", file=sys.stderr)
+        return
+    run, result = api.submit(experiment, run_dir, overrides=overrides or [], only=only)
+    _tell(run.path, result)
+
+
+def resume(run_dir: RunDirArgument) -> None:
+    """Submit again what failed or got lost, with the experiment as it is now."""
+    from callmip_global.workflow import api
+
+    run, result = api.resume(run_dir)
+    _tell(run.path, result)
+
+
+def _tell(run_dir: Path, result: SubmitResult) -> None:
+    from callmip_global.workflow.observe import counts
+
+    for problem in result.refused:
+        print(problem, file=sys.stderr)
+    if result.replaced:
+        print(f"{result.replaced} queued tasks were cancelled and planned anew")
+    tasks = sum(n for _, _, n in result.jobs)
+    print(f"{len(result.jobs)} jobs with {tasks} tasks submitted; {_counts(counts(result.states))}")
+    print(f"run directory: {run_dir}")
+    if result.stopped:
+        print(
+            f"not everything is submitted: {result.stopped}. Run submit again later.",
+            file=sys.stderr,
+        )
+    failed = [s for s in result.states.values() if s.state == "failed"]
+    if failed and not result.refused:
+        print(
+            f"{len(failed)} failed tasks were left alone: see `callmip-global status {run_dir}`,"
+            " then `callmip-global resume`.",
+            file=sys.stderr,
+        )
+    if result.refused or result.stopped or failed:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in found.items()) or "no tasks"
+
+
+def status(run_dir: RunDirArgument, json: JsonOption = False) -> None:
+    """Show the state of every step, what failed and why, and what to do next."""
+    from callmip_global.workflow import api
+
+    state = api.status(run_dir)
+    if json:
+        print_json(status_json(state))
+    else:
+        print_status(state)
+    if state.trouble is not None:
+        for problem in state.trouble.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(EXIT_SCHEDULER)
+    if any(t.state in ("failed", "blocked") for t in state.tasks.values()):
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def status_json(state: RunState) -> dict[str, Any]:
+    """``status --json``: one entry per task."""
+    from callmip_global.workflow.observe import counts
+
+    return {
+        "run_dir": str(state.run.path),
+        "counts": counts(state.tasks),
+        "tasks": [task.to_json() for task in state.tasks.values()],
+    }
+
+
+def print_status(state: RunState) -> None:
+    """A table of the steps, then every failure with its log."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from callmip_global.workflow.observe import counts
+
+    console = Console()
+    table = Table(title=str(state.run.path), title_justify="left")
+    table.add_column("step")
+    table.add_column("tasks", justify="right")
+    table.add_column("state")
+    for step in state.plan.steps:
+        own = {r: t for r, t in state.tasks.items() if t.step.name == step.name}
+        table.add_row(step.name, str(len(own)), _counts(counts(own)))
+    console.print(table)
+    for task in state.tasks.values():
+        if task.failure is None or task.state != "failed":
+            continue
+        failure = task.failure.to_json()
+        console.print(
+            f"[bold red]{escape(task.ref)}[/]: {failure['class']} (attempt {task.attempts}):"
+            f" {escape(failure['message'])}"
+        )
+        for line in failure["tail"]:
+            console.print(f"    {escape(line)}", style="dim", highlight=False)
+        if failure["log"]:
+            console.print(f"  log: {escape(failure['log'])}", soft_wrap=True)
+        console.print(f"  next: {escape(failure['next'])}")
+    waiting = [t for t in state.tasks.values() if t.state == "waiting"]
+    if waiting and not state.is_alive:
+        console.print(f"{len(waiting)} tasks are not in the queue: `callmip-global submit` again.")
+
+
+def logs(
+    run_dir: RunDirArgument,
+    task: Annotated[
+        str | None, typer.Argument(help="A task as STEP/TASK, or a step; default: what failed.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many last lines.", min=1)] = 20,
+) -> None:
+    """Show the last lines of the logs of the latest attempts."""
+    from callmip_global.errors import Problem, UsageError
+    from callmip_global.workflow import api
+
+    state = api.status(run_dir)
+    if task is None:
+        chosen = [r for r, t in state.tasks.items() if t.state == "failed"]
+    else:
+        chosen = [r for r, t in state.tasks.items() if task in (r, t.step.name)]
+        if not chosen:
+            steps = ", ".join(step.name for step in state.plan.steps)
+            raise UsageError(
+                Problem(str(run_dir), found=repr(task), wanted=f"STEP/TASK or one of: {steps}")
+            )
+    if not chosen:
+        print("nothing failed")
+    for ref in chosen:
+        for path in log_files(state, ref):
+            print(f"==> {path}")
+            text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            print("\n".join(text[-lines:]))
+
+
+def log_files(state: RunState, ref: str) -> list[Path]:
+    """Logs of a task that hold something: its latest attempt's, then the job script's own."""
+    found = []
+    attempts = state.run.attempts(ref)
+    if attempts:
+        found += [attempts[-1].path / name for name in ("stdout", "stderr")]
+    task = state.tasks[ref]
+    folder = state.run.job_dir(task.step.name) / "log"
+    if task.job_id is not None:
+        index = task.intent.array_index(task.task.index) if task.intent else None
+        base = task.job_id.split("[")[0].split(".")[0]
+        found += [folder / f"{base}.out"] if index is None else [folder / f"{base}_{index}.out"]
+    return [path for path in found if path.exists() and path.stat().st_size]
+
+
+def cancel(run_dir: RunDirArgument) -> None:
+    """Cancel everything of a run that is queued or running. What is done stays done."""
+    from callmip_global.workflow import api
+
+    n = api.cancel(run_dir)
+    print(f"{n} jobs cancelled")

@@ -1,0 +1,1 @@
+"""Job scripts and schedulers: tables of facts plus pure functions; nothing here runs a command."""

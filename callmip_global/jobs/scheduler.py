@@ -1,0 +1,199 @@
+"""What every scheduler is to us: facts, directive lines, command lines, and how to read answers.
+
+A scheduler never runs anything here: it turns a `JobSpec` into directive lines and a `Submission`
+into an argument list, and reads what the commands printed. The one place that runs them is
+``callmip_global.workflow.client``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+
+class JobState(Enum):
+    """The four answers a scheduler can give about a job; only the success marker says *done*.
+
+    ``UNKNOWN`` changes nothing: a scheduler that cannot be reached has not lost our jobs.
+    """
+
+    LIVE = "live"
+    GONE = "gone"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job script: everything that the text of the script depends on, and nothing else.
+
+    The script must be byte-equal for equal input, so what differs from submission to submission
+    (token, array indices, dependencies) goes on the command line: see `Submission`.
+    """
+
+    name: str
+    step: str
+    run_dir: Path
+    python: str
+    nodes: int
+    tasks: int
+    cpus: int
+    memory_bytes: int
+    walltime_s: int
+    queue: str | None = None
+    account: str | None = None
+    directives: tuple[str, ...] = ()
+    shell_setup: str = ""
+    export_environment: bool = False
+    resource_line: str | None = None
+    limit_threads: bool = True
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the scheduler puts what the script itself printed."""
+        return self.run_dir / "jobs" / self.step / "log"
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """A live job that has to succeed first; ``elementwise``: element i waits for element i only."""
+
+    job_id: str
+    elementwise: bool = False
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch/qsub: which elements of a job script, under which token, after which jobs.
+
+    ``indices``: 1-based rows of tasks.tsv. One index is a plain job, never an array of one (PBS
+    refuses ``-J 1-1``). ``offset`` is added to the array index by the job, so that a step with
+    more tasks than the site's largest array is split without indices out of range.
+    """
+
+    script: Path
+    name: str
+    token: str
+    indices: tuple[int, ...]
+    offset: int = 0
+    depends: tuple[Dependency, ...] = ()
+
+    @property
+    def is_array(self) -> bool:
+        return len(self.indices) > 1
+
+    @property
+    def array_indices(self) -> tuple[int, ...]:
+        return tuple(i - self.offset for i in self.indices)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One line of the queue: a job or one array element, with the token it was submitted under."""
+
+    job_id: str
+    index: int | None
+    token: str
+    state: JobState
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a scheduler command said: return code and both streams."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class SchedulerFacts:
+    """What differs between schedulers, as data."""
+
+    name: str
+    directive: str
+    """Prefix of a directive line, e.g. ``#SBATCH``."""
+    index_variable: str
+    """Environment variable that holds the array index inside a job."""
+    job_id_variable: str
+    largest_array: int
+    """Largest number of elements of one array, where the site file does not say."""
+    elementwise: bool
+    """Whether one array can wait element by element for another (Slurm's aftercorr)."""
+    queue_full: tuple[str, ...] = ()
+    """Texts that mean: refused because of a limit, nothing was submitted, try again later."""
+    no_answer: tuple[str, ...] = ()
+    """Texts that mean: the command may or may not have reached the scheduler."""
+    restart_variable: str = ""
+    """Environment variable counting how often the same job was started again."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """What to do about well-known refusals, by a text that occurs in them."""
+
+
+class Scheduler(Protocol):
+    """The small interface behind which slurm, pbs and local stand."""
+
+    @property
+    def facts(self) -> SchedulerFacts: ...
+
+    def directives(self, job: JobSpec) -> list[str]:
+        """Directive lines, without prefix, sorted. ValueError for text that cannot be one."""
+
+    def submit_command(self, submission: Submission) -> list[str]:
+        """Argument list that submits."""
+
+    def parse_submit(self, stdout: str) -> str | None:
+        """Job id, or None where the output holds none."""
+
+    def list_command(self) -> list[str]:
+        """Argument list that lists this user's jobs with their tokens."""
+
+    def parse_list(self, answer: Answer) -> list[JobRecord] | None:
+        """Jobs the scheduler knows; None when the answer says nothing certain."""
+
+    def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
+        """Argument list that cancels jobs or elements."""
+
+    def element_id(self, job_id: str, index: int) -> str:
+        """What one element of an array is called."""
+
+
+def index_ranges(indices: Sequence[int]) -> str:
+    """``1-3,7,9-10`` of ascending unique indices."""
+    parts: list[str] = []
+    start = previous = indices[0]
+    for i in [*indices[1:], None]:
+        if i is not None and i == previous + 1:
+            previous = i
+            continue
+        parts.append(str(start) if start == previous else f"{start}-{previous}")
+        if i is not None:
+            start = previous = i
+    return ",".join(parts)
+
+
+def expand_ranges(text: str) -> list[int]:
+    """Indices of ``3-5,9%2`` (Slurm) or ``1-9:2`` (PBS); the throttle after ``%`` is ignored."""
+    indices: list[int] = []
+    for part in text.split("%")[0].split(","):
+        span, _, step = part.strip().partition(":")
+        first, _, last = span.partition("-")
+        indices.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+    return indices
+
+
+def one_line(text: str, what: str) -> str:
+    """The text itself; ValueError if it would break out of its directive line."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise ValueError(f"{what} holds a line break or control character: {text!r}")
+    return text
+
+
+def contains_any(text: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns occurs in the text, upper and lower case alike."""
+    lower = text.lower()
+    return any(p.lower() in lower for p in patterns)

@@ -1,0 +1,169 @@
+"""Slurm: facts and pure functions. Behaviour was verified on Slurm 22.05."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from callmip_global.jobs.scheduler import (
+    Answer,
+    Dependency,
+    JobRecord,
+    JobSpec,
+    JobState,
+    SchedulerFacts,
+    Submission,
+    expand_ranges,
+    index_ranges,
+    one_line,
+)
+from callmip_global.resources import memory_mib, walltime_text
+
+_JOB_ID = re.compile(r"(\d+)(?:;\S+)?")
+_LIVE = {
+    "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD",
+    "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+}  # fmt: skip
+_FAILED = {
+    "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED", "BOOT_FAIL", "DEADLINE",
+    "PREEMPTED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL",
+}  # fmt: skip
+
+
+def flag(name: str, value: str | int) -> str:
+    """``--name=value`` in the form sbatch reads from a script: quoted where it must be."""
+    return f"--{name}={shlex.quote(one_line(str(value), f'--{name}'))}"
+
+
+class Slurm:
+    """sbatch, squeue, scancel. sacct is not used: many sites run without slurmdbd, and where it
+    runs its records lag behind; the success markers carry the truth."""
+
+    facts = SchedulerFacts(
+        name="slurm",
+        directive="#SBATCH",
+        index_variable="SLURM_ARRAY_TASK_ID",
+        job_id_variable="SLURM_JOB_ID",
+        largest_array=1000,
+        elementwise=True,
+        queue_full=(
+            "QOSMaxSubmit",
+            "AssocMaxSubmit",
+            "AssocGrpSubmit",
+            "job submit limit",
+            "temporarily unable to accept job",
+        ),
+        no_answer=(
+            "Unable to contact",
+            "timed out",
+            "Connection refused",
+            "connect failure",
+            "Zero Bytes were transmitted",
+            "Transport endpoint",
+            "controller in standby",
+        ),
+        restart_variable="SLURM_RESTART_COUNT",
+        hints={
+            "invalid partition": "Set resources.<step>.queue, or the queues of the site file.",
+            "Invalid account": "Set resources.<step>.account to the project you may charge.",
+            "array specification": "Set max_array_size of the site file below MaxArraySize.",
+            "Memory specification": "Lower resources.<step>.memory, or leave --mem to the site.",
+        },
+    )
+
+    def directives(self, job: JobSpec) -> list[str]:
+        """Long form, sorted. ``%`` in a path would be a Slurm pattern, so it is doubled."""
+        log = str(job.log_dir).replace("%", "%%") + "/%j.out"
+        lines = [
+            flag("cpus-per-task", job.cpus),
+            flag("export", "ALL" if job.export_environment else "NONE"),
+            flag("job-name", job.name),
+            # Without it a dependent of a failed job stays pending for ever.
+            flag("kill-on-invalid-dep", "yes"),
+            flag("mem", f"{memory_mib(job.memory_bytes)}M"),
+            flag("nodes", job.nodes),
+            flag("ntasks", job.tasks),
+            flag("open-mode", "append"),
+            flag("output", log),
+            # A requeued job finds its half-done attempt and starts a new one, so this is safe.
+            "--requeue",
+            flag("time", walltime_text(job.walltime_s)),
+        ]
+        if job.queue:
+            lines.append(flag("partition", job.queue))
+        if job.account:
+            lines.append(flag("account", job.account))
+        return sorted(lines) + [one_line(d, "directive") for d in job.directives]
+
+    def submit_command(self, submission: Submission) -> list[str]:
+        command = [
+            "sbatch",
+            "--parsable",
+            # sbatch would honour #PBS lines of a script that has both.
+            "--ignore-pbs",
+            f"--comment={submission.token}",
+        ]
+        if submission.is_array:
+            command.append(f"--array={index_ranges(submission.array_indices)}")
+        if submission.depends:
+            command.append(f"--dependency={dependency_text(submission.depends)}")
+        single = "" if submission.is_array else str(submission.indices[0])
+        return [*command, str(submission.script), submission.token, single, str(submission.offset)]
+
+    def parse_submit(self, stdout: str) -> str | None:
+        """``id`` or ``id;cluster`` on the last line (sites print banners before it)."""
+        lines = [line.strip() for line in stdout.splitlines() if line.strip()]
+        match = _JOB_ID.fullmatch(lines[-1]) if lines else None
+        return match.group(1) if match else None
+
+    def list_command(self) -> list[str]:
+        # Not squeue --json: its fields change by version. -r: one line per array element.
+        user = str(os.getuid())
+        return ["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%k|%T|%r"]
+
+    def parse_list(self, answer: Answer) -> list[JobRecord] | None:
+        """Any failure is no answer: code 1 means unreachable controller and more alike."""
+        if answer.code != 0:
+            return None
+        records: list[JobRecord] = []
+        for line in answer.stdout.splitlines():
+            parts = line.strip().split("|", 3)
+            if len(parts) != 4:
+                continue
+            text_id, token, state, reason = parts
+            base, _, element = text_id.partition("_")
+            detail = state if reason in ("None", "") else f"{state} ({reason})"
+            indices: list[int | None] = [None]
+            if element:
+                indices = [*expand_ranges(element.strip("[]"))]
+            for i in indices:
+                records.append(JobRecord(base, i, token, slurm_state(state), detail))
+        return records
+
+    def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
+        return ["scancel", *job_ids]
+
+    def element_id(self, job_id: str, index: int) -> str:
+        return f"{job_id}_{index}"
+
+
+def slurm_state(text: str) -> JobState:
+    """State of squeue's long name, which may carry a suffix (``CANCELLED by 1000``)."""
+    state = (text.split() or [""])[0].rstrip("+")
+    if state in _LIVE:
+        return JobState.LIVE
+    if state in _FAILED:
+        return JobState.FAILED
+    return JobState.GONE if state == "COMPLETED" else JobState.UNKNOWN
+
+
+def dependency_text(depends: Sequence[Dependency]) -> str:
+    """``afterok:1:2,aftercorr:3``: comma is *and*."""
+    parts = []
+    for word, elementwise in (("afterok", False), ("aftercorr", True)):
+        ids = [d.job_id for d in depends if d.elementwise is elementwise]
+        if ids:
+            parts.append(":".join([word, *ids]))
+    return ",".join(parts)

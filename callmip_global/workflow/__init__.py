@@ -1,0 +1,1 @@
+"""The workflow: run directory, journal, submission, status, and what runs inside a job."""

@@ -1,0 +1,172 @@
+"""What the commands do: stateless functions on an experiment file or a run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from callmip_global.config.load import LoadedExperiment, load_experiment
+from callmip_global.config.plan import Plan, build_plan
+from callmip_global.config.validate import validate_experiment
+from callmip_global.errors import Problem, SchedulerError, UsageError
+from callmip_global.workflow.client import Client, make_scheduler
+from callmip_global.workflow.observe import ALIVE, Queue, TaskState, observe
+from callmip_global.workflow.rundir import RunDir
+from callmip_global.workflow.submit import (
+    SubmitResult,
+    Submitter,
+    planned_commands,
+    write_run_dir,
+)
+
+Say = Callable[[str], None]
+
+
+def default_run_dir(experiment: Path) -> Path:
+    """``<experiment without .yaml>.run`` beside the experiment file."""
+    return experiment.resolve().with_suffix(".run")
+
+
+def plan_experiment(experiment: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
+    """The plan of a valid experiment and its resolved YAML; UsageError with every problem."""
+    loaded = load_experiment(experiment.resolve(), overrides=overrides)
+    problems = validate_experiment(loaded)
+    if problems:
+        raise UsageError(problems)
+    return build_plan(loaded, overrides), resolved_yaml(loaded)
+
+
+def resolved_yaml(loaded: LoadedExperiment) -> str:
+    """The experiment after all overlays, as YAML: what was really run."""
+    return str(
+        yaml.safe_dump(
+            loaded.sources.value, sort_keys=False, allow_unicode=True, default_flow_style=False
+        )
+    )
+
+
+def prepare(
+    experiment: Path, run_dir: Path | None = None, overrides: Sequence[str] = ()
+) -> tuple[RunDir, Plan]:
+    """Validate, plan and write everything that submitting needs; nothing is submitted."""
+    plan, text = plan_experiment(experiment, overrides)
+    run = RunDir((run_dir or default_run_dir(experiment)).resolve())
+    with run.lock():
+        write_run_dir(run, plan, text)
+    return run, plan
+
+
+def submit(
+    experiment: Path,
+    run_dir: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    only: str | None = None,
+    retry_failed: bool = False,
+    say: Say = print,
+) -> tuple[RunDir, SubmitResult]:
+    """Write the run directory and submit what is neither done nor alive.
+
+    ``only``: name or kind of the one step to submit. ``retry_failed``: also what failed.
+    Raises UsageError (nothing submitted) or SchedulerError.
+    """
+    plan, text = plan_experiment(experiment, overrides)
+    if only is not None and only not in {n for s in plan.steps for n in (s.name, s.kind)}:
+        names = ", ".join(dict.fromkeys(s.name for s in plan.steps))
+        raise UsageError(Problem("--only", found=repr(only), wanted=f"one of: {names}"))
+    run = RunDir((run_dir or default_run_dir(experiment)).resolve())
+    with run.lock():
+        write_run_dir(run, plan, text)
+        submitter = Submitter(run, plan, client_of(run, plan), say)
+        return run, submitter.submit(retry_failed=retry_failed, only=only)
+
+
+def resume(run_dir: Path, *, say: Say = print) -> tuple[RunDir, SubmitResult]:
+    """Plan again with the experiment as it is now, and submit what is missing, failed tasks too."""
+    old = RunDir(run_dir.resolve()).plan()
+    return submit(
+        Path(old.experiment),
+        run_dir,
+        overrides=old.settings["overrides"],
+        retry_failed=True,
+        say=say,
+    )
+
+
+def dry_run_commands(run: RunDir, plan: Plan) -> list[str]:
+    """The scheduler commands that `submit` would run."""
+    return planned_commands(run, plan)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The whole run as it stands; ``trouble`` says why the scheduler gave no answer."""
+
+    run: RunDir
+    plan: Plan
+    tasks: dict[str, TaskState]
+    trouble: SchedulerError | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything is queued, running or of unknown fate."""
+        return any(t.state in ALIVE for t in self.tasks.values())
+
+    @property
+    def is_done(self) -> bool:
+        return all(t.state == "done" for t in self.tasks.values())
+
+
+def client_of(run: RunDir, plan: Plan) -> Client:
+    """The client of the site's scheduler."""
+    return Client(make_scheduler(plan.settings["site"], run.path))
+
+
+def status(run_dir: Path) -> RunState:
+    """State of every task. A scheduler that does not answer is told, not raised."""
+    run = RunDir(run_dir.resolve())
+    plan = run.plan()
+    trouble = None
+    queue = None
+    try:
+        queue = Queue(client_of(run, plan).jobs())
+    except SchedulerError as error:
+        trouble = error
+    return RunState(run, plan, observe(run, plan, queue), trouble)
+
+
+def cancel(run_dir: Path, *, say: Say = print) -> int:
+    """Cancel everything alive; returns the number of jobs. Done tasks stay done."""
+    run = RunDir(run_dir.resolve())
+    plan = run.plan()
+    client = client_of(run, plan)
+    with run.lock():
+        queue = Queue(client.jobs())
+        jobs = []
+        for intent in run.journal.intents().values():
+            job_id = intent.job_id or queue.job_id(intent.token)
+            if job_id is None or intent.outcome in ("cancelled", "rejected", "lost"):
+                continue
+            if any(queue.is_live(intent, row) for row in intent.rows):
+                jobs.append((intent.token, job_id))
+        # The journal first: a job that starts between the two finds that it is not wanted.
+        for token, job_id in jobs:
+            run.journal.append("cancelled", token=token, job_id=job_id)
+        complaint = client.cancel([job_id for _, job_id in jobs])
+        if complaint:
+            say(complaint)
+    return len(jobs)
+
+
+def wait(run_dir: Path, *, each: Callable[[RunState], None], poll_s: float) -> RunState:
+    """Look every ``poll_s`` seconds until nothing is alive any more; ``each`` sees every look."""
+    while True:
+        state = status(run_dir)
+        each(state)
+        if not state.is_alive:
+            return state
+        time.sleep(poll_s)

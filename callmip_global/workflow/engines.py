@@ -1,0 +1,183 @@
+"""Harmonize, regrid, benchmark, report and export tasks: the package's own engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from callmip_global.config.plan import Plan, Step, Task
+from callmip_global.files import fsync_folder
+from callmip_global.workflow.model_run import Markers, output_files
+from callmip_global.workflow.rundir import RunDir
+
+_PROGRESS_EVERY_S = 5.0
+
+
+def run_engine(
+    run: RunDir, plan: Plan, step: Step, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    """Run one engine task; returns what the success marker records.
+
+    Stores, benchmark and export folders are made under a temporary name and renamed by their
+    writers, so a reader never sees half of one. Raises CallmipError for data that cannot be used.
+    """
+    work: Callable[..., dict[str, Any]] = {
+        "harmonize": _harmonize,
+        "regrid": _regrid,
+        "benchmark": _benchmark,
+        "report": _report,
+        "export": _export,
+    }[step.kind]
+    return work(run, plan, task, attempt, upstream)
+
+
+def _store_name(plan: Plan, task: Task, grid: str) -> Any:
+    from callmip_global.store import StoreName
+
+    model = plan.settings["model"]
+    return StoreName(
+        model=model["name"],
+        version=model["version"],
+        simulation=task.simulation or "",
+        grid=grid,
+        stage=task.stage or "",
+        member=task.member,
+    )
+
+
+def _harmonize(
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    from callmip_global.config.variable_map import load_variable_map
+    from callmip_global.harmonize import harmonize_run
+
+    settings = plan.settings
+    name = _store_name(plan, task, "native")
+    report = harmonize_run(
+        output_files(run.path, upstream),
+        variable_map=load_variable_map(Path(settings["variables"])),
+        name=name,
+        attributes=_attributes(plan, task),
+        years=tuple(settings["years"]),
+        frequencies=settings["frequencies"],
+        out=_prepare(run.stores) / name.text,
+        progress=progress_printer(),
+    )
+    _write_report(attempt, report)
+    return {"outputs": {}, "stores": [name.text]}
+
+
+def _attributes(plan: Plan, task: Task) -> dict[str, str]:
+    """Root attributes of the store beside its name."""
+    model = plan.settings["model"]
+    stage = plan.settings["stages"][task.stage]
+    scenario = stage["scenario"]
+    attributes = {
+        "institution": model["institution"],
+        "contact": model["contact"],
+        "scenario": "" if scenario is None else str(scenario),
+    }
+    return {name: text for name, text in attributes.items() if text}
+
+
+def _regrid(
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    from callmip_global.grid import standard_grid
+    from callmip_global.regrid import regrid_store
+
+    name = _store_name(plan, task, plan.settings["grid"])
+    native = run.stores / _store_name(plan, task, "native").text
+    report = regrid_store(
+        native,
+        grid=standard_grid(plan.settings["grid"]),
+        out=_prepare(run.stores) / name.text,
+        name=name,
+        progress=progress_printer(),
+    )
+    _write_report(attempt, report)
+    return {"outputs": {}, "stores": [name.text]}
+
+
+def _benchmark(
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    from callmip_global.benchmark import run_benchmark
+    from callmip_global.config.products import load_products
+    from callmip_global.regrid import regrid_dataset
+
+    stores = [run.stores / name for ref in task.upstream for name in upstream[ref]["stores"]]
+    out = attempt / "benchmark"
+    run_benchmark(
+        stores,
+        products=load_products(Path(plan.settings["products"])),
+        out=out,
+        frequencies=tuple(plan.settings["frequencies"]),
+        regridder=regrid_dataset,
+        progress=progress_printer(),
+    )
+    replace_folder(out, run.path / "benchmark")
+    return {"outputs": {}, "folder": "benchmark"}
+
+
+def _report(
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    from callmip_global.benchmark import write_report
+
+    draft = write_report(run.path / "benchmark", out=attempt / "report.html")
+    draft.replace(run.path / "benchmark" / "report.html")
+    return {"outputs": {}, "report": "benchmark/report.html"}
+
+
+def _export(
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    from callmip_global.export import export_upload
+
+    stores = [run.stores / name for ref in task.upstream for name in upstream[ref]["stores"]]
+    files = export_upload(stores, out=_prepare(run.path / "export"), progress=progress_printer())
+    return {"outputs": {}, "files": [str(f.relative_to(run.path)) for f in files]}
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Put a finished folder in place of an older one; the older one is removed afterwards.
+
+    Between the two renames there is no folder at all, but never half of one.
+    """
+    old = final.with_name(f".{final.name}.old.{os.getpid()}")
+    if final.exists():
+        final.rename(old)
+    new.rename(final)
+    fsync_folder(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def progress_printer() -> Callable[[str, float], None]:
+    """A progress function for jobs: one line every few seconds into the log, never a live bar."""
+    last = 0.0
+
+    def progress(what: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_EVERY_S or fraction >= 1:
+            last = time.monotonic()
+            print(f"{100 * fraction:5.1f} %  {what}", file=sys.stdout, flush=True)
+
+    return progress
+
+
+def _prepare(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_report(attempt: Path, report: Mapping[str, Any]) -> None:
+    text = json.dumps(report, indent=1, sort_keys=True, default=str)
+    (attempt / "report.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,209 @@
+"""Run and merge tasks: the group's own commands, with restarts handed on and outputs verified."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, TemplateError
+
+from callmip_global.config.placeholders import expand
+from callmip_global.config.plan import Plan, Step, Task
+from callmip_global.files import file_hash, write_atomic
+from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
+from callmip_global.workflow.verify import verify_outputs
+
+Markers = Mapping[str, Mapping[str, Any]]
+
+
+def run_segment(
+    plan: Plan, step: Step, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    """Run one segment in its attempt folder; returns what the success marker records.
+
+    Restart files of the segment before are copied, never linked: a model that overwrites its
+    restart in place must not spoil the segment before. Raises TaskFailedError.
+    """
+    settings = plan.settings
+    context = {**task.context, "python": sys.executable}
+    _check_parameters(plan, Path(context["parameters"]))
+    _render_files(settings["files"], context, attempt)
+    _copy_restarts(settings["restart"], attempt, upstream)
+    (attempt / "restart_out").mkdir()
+    for pattern in step.outputs:
+        (attempt / pattern).parent.mkdir(parents=True, exist_ok=True)
+    command = expand(settings["command"], context, quote=True)
+    _run_command(settings["environment"], command, attempt)
+    restarts = {
+        name: _describe(attempt / "restart_out" / name, "restart") for name in settings["restart"]
+    }
+    verify_outputs([attempt / "restart_out" / name for name in restarts], "restart", None)
+    outputs = _outputs(step, attempt)
+    years = [max(context["first_year"], settings["years"][0]), context["last_year"]]
+    verify_outputs([attempt / name for name in outputs], "model", (years[0], years[1]))
+    return {"outputs": outputs, "restarts": restarts}
+
+
+def run_merge(
+    plan: Plan, step: Step, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, Any]:
+    """Merge the tiles' files, one call of the group's merge command per output file."""
+    settings = plan.settings
+    tiles = _files_by_name(plan, task, attempt, upstream)
+    for name, paths in tiles.items():
+        if len(paths) != settings["tiles"]:
+            raise TaskFailedError(
+                Failure("input", f"{name}: {len(paths)} tiles have it, wanted {settings['tiles']}")
+            )
+        output = attempt / name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        context = {
+            "model": settings["model"]["name"],
+            "version": settings["model"]["version"],
+            "simulation": task.simulation,
+            "stage": task.stage,
+            "scenario": settings["stages"][task.stage]["scenario"],
+            "member": task.member,
+            "tiles": settings["tiles"],
+            "python": sys.executable,
+            "inputs": [str(p) for p in paths],
+            "output": str(output),
+        }
+        command = expand(settings["merge"], context, quote=True)
+        _run_command(settings["environment"], command, attempt)
+    outputs = {name: _describe(attempt / name, "model") for name in tiles}
+    verify_outputs([attempt / name for name in outputs], "model", None)
+    return {"outputs": outputs}
+
+
+def output_files(run_path: Path, upstream: Markers) -> list[Path]:
+    """All output files that the success markers name, in the order of the markers."""
+    files: list[Path] = []
+    for ref, marker in upstream.items():
+        folder = run_path / "steps" / ref / marker["attempt"]
+        files.extend(folder / name for name in marker["outputs"])
+    return files
+
+
+def _files_by_name(
+    plan: Plan, task: Task, attempt: Path, upstream: Markers
+) -> dict[str, list[Path]]:
+    run_path = attempt.parents[3]
+    found: dict[str, list[Path]] = {}
+    for ref in task.upstream:
+        for path in output_files(run_path, {ref: upstream[ref]}):
+            name = str(path.relative_to(run_path / "steps" / ref / upstream[ref]["attempt"]))
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _check_parameters(plan: Plan, path: Path) -> None:
+    """The parameter file must be what it was at submission, or the key would lie."""
+    wanted = plan.inputs[str(path)]
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise TaskFailedError(Failure("input", f"{path}: {error.strerror}")) from error
+    if found != wanted:
+        raise TaskFailedError(
+            Failure(
+                "input", f"{path} was changed since `submit`; run `submit` again to plan with it"
+            )
+        )
+
+
+def _render_files(
+    files: Mapping[str, Mapping[str, str]], context: Mapping[str, Any], attempt: Path
+) -> None:
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    for target, template in files.items():
+        try:
+            text = environment.from_string(template["text"]).render(context)
+        except TemplateError as error:
+            raise TaskFailedError(Failure("input", f"{template['source']}: {error}")) from error
+        path = attempt / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+
+
+def _copy_restarts(names: Sequence[str], attempt: Path, upstream: Markers) -> None:
+    run_path = attempt.parents[3]
+    for ref, marker in upstream.items():
+        for name in names:
+            source = run_path / "steps" / ref / marker["attempt"] / "restart_out" / name
+            target = attempt / "restart_in" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise TaskFailedError(Failure("restart", f"{source}: {error.strerror}")) from error
+            wanted = marker["restarts"][name]["sha256"]
+            if file_hash(target) != wanted:
+                raise TaskFailedError(
+                    Failure("restart", f"{source} is not the file that {ref} published")
+                )
+
+
+def _run_command(environment: str, command: str, attempt: Path) -> None:
+    """Run a command in the attempt folder by a script that stays there for the record."""
+    script = attempt / "command.sh"
+    lines = ["#!/bin/bash", f"cd {shlex.quote(str(attempt))} || exit 1"]
+    if environment.strip():
+        lines.append(environment.strip())
+    # Not before the environment: module files and activation scripts often trip over it.
+    lines += ["set -eo pipefail", command.strip(), ""]
+    write_atomic(script, "\n".join(lines), mode=0o755)
+    with (attempt / "stdout").open("ab") as out, (attempt / "stderr").open("ab") as err:
+        process = subprocess.Popen(
+            ["bash", str(script)], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=attempt
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if code != 0:
+        raise TaskFailedError(classify(attempt, shorten(command), code))
+
+
+def shorten(command: str) -> str:
+    """The command on one line of readable length."""
+    text = " ".join(command.split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for pattern in step.outputs:
+        paths = sorted(attempt.glob(pattern)) if "*" in pattern else [attempt / pattern]
+        if not paths:
+            log, tail = log_tail(attempt)
+            raise TaskFailedError(
+                Failure(
+                    "model", f"no output matches {pattern}: the command left none", 0, log, tail
+                )
+            )
+        for path in paths:
+            found[str(path.relative_to(attempt))] = _describe(path, "model")
+    return found
+
+
+def _describe(path: Path, kind: str) -> dict[str, Any]:
+    if not path.is_file() or path.stat().st_size == 0:
+        state = "is empty" if path.exists() else "is missing"
+        log, tail = log_tail(path.parent if kind == "model" else path.parent.parent)
+        raise TaskFailedError(
+            Failure(kind, f"{path.name} {state}, although the command ended well", 0, log, tail)
+        )
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}

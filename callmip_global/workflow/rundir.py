@@ -1,0 +1,204 @@
+"""The run directory: where everything is, attempts, success markers, and the lock of the commands.
+
+::
+
+    RUN/experiment.yaml plan.json          resolved configuration and graph
+    RUN/jobs/<step>/job.sh tasks.tsv       exact scripts and the table an array index points to
+    RUN/steps/<step>/<task>/attempt-NN/    working folder, rendered files, streams, status.json
+    RUN/steps/<step>/<task>/done.json      success marker, published after outputs were verified
+    RUN/journal.jsonl                      append-only
+    RUN/stores/*.zarr  RUN/benchmark/  RUN/export/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from callmip_global.config.plan import Plan, plan_from_json
+from callmip_global.errors import Problem, UsageError
+from callmip_global.files import fsync_folder, read_json, write_json
+from callmip_global.workflow.journal import Journal
+
+HEARTBEAT_S = 20.0
+"""How often a running attempt touches its status.json."""
+
+STALE_S = 180.0
+"""An attempt that has not touched its status.json for so long does not live any more.
+
+Generous against the attribute caches of network file systems (NFS keeps up to 60 s)."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a task. ``status`` is its status.json ({} while it is not written yet)."""
+
+    path: Path
+    number: int
+    status: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """``running``, ``done``, ``failed`` or ``left`` (it found that the task is not its own)."""
+        return str(self.status.get("state", "running"))
+
+    def is_fresh(self) -> bool:
+        """Whether its owner gave a sign of life lately."""
+        for path in (self.path / "status.json", self.path):
+            with contextlib.suppress(FileNotFoundError):
+                return time.time() - path.stat().st_mtime < STALE_S
+        return False
+
+
+class RunDir:
+    """Paths and small files of one run directory. Constructing it touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.path / "journal.jsonl")
+
+    @property
+    def stores(self) -> Path:
+        return self.path / "stores"
+
+    def job_dir(self, step: str) -> Path:
+        return self.path / "jobs" / step
+
+    def task_dir(self, ref: str) -> Path:
+        """Folder of ``step/task``."""
+        step, task = ref.split("/")
+        return self.path / "steps" / step / task
+
+    def plan(self) -> Plan:
+        """The plan of plan.json; UsageError where this is no run directory."""
+        path = self.path / "plan.json"
+        try:
+            return plan_from_json(read_json(path), str(path))
+        except FileNotFoundError:
+            raise UsageError(
+                Problem(
+                    str(self.path),
+                    found="no plan.json",
+                    wanted="a run directory",
+                    remedy="Give the folder that `callmip-global submit --run-dir` named.",
+                )
+            ) from None
+
+    def marker(self, ref: str) -> Mapping[str, Any] | None:
+        """The success marker of a task, whatever its key; None if there is none."""
+        try:
+            value: dict[str, Any] = read_json(self.task_dir(ref) / "done.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return value
+
+    def is_done(self, ref: str, key: str) -> bool:
+        """Whether the task has a success marker with the plan's key."""
+        marker = self.marker(ref)
+        return marker is not None and marker["key"] == key
+
+    def attempts(self, ref: str) -> list[Attempt]:
+        """Attempts of a task in order."""
+        folder = self.task_dir(ref)
+        found = []
+        for path in folder.glob("attempt-*"):
+            name = path.name
+            if name[8:].isdigit():
+                status: Mapping[str, Any] = {}
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    status = read_json(path / "status.json")
+                found.append(Attempt(path, int(name[8:]), status))
+        return sorted(found, key=lambda a: a.number)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by submit, resume and cancel: one of them at a time.
+
+        A file made with O_EXCL, because flock is not to be had on every cluster file system. The
+        lock of a process of this machine that no longer lives is taken over; that of another
+        machine is reported with its owner.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / ".lock"
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid4().hex}
+        draft = path.with_name(f".lock.{mine['id']}")
+        write_json(draft, mine)
+        try:
+            for _ in range(2):
+                try:
+                    os.link(draft, path)
+                    break
+                except FileExistsError:
+                    self._break_dead_lock(path, mine)
+            else:
+                raise self._locked(path)
+        finally:
+            draft.unlink()
+        try:
+            yield
+        finally:
+            path.unlink()
+
+    def _break_dead_lock(self, path: Path, mine: Mapping[str, Any]) -> None:
+        try:
+            owner = read_json(path)
+        except (FileNotFoundError, ValueError):
+            return
+        if owner["host"] == mine["host"] and not Path(f"/proc/{owner['pid']}").exists():
+            aside = path.with_name(f".lock.{mine['id']}.dead")
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
+                if read_json(aside)["id"] != owner["id"]:
+                    # Somebody broke it first and holds the lock now: give it back.
+                    os.link(aside, path)
+                aside.unlink()
+
+    def _locked(self, path: Path) -> UsageError:
+        try:
+            owner = read_json(path)
+            text = f"process {owner['pid']} on {owner['host']}"
+        except (FileNotFoundError, ValueError):
+            text = "another process"
+        return UsageError(
+            Problem(
+                str(self.path),
+                found=f"locked by {text}",
+                wanted="one submit, resume or cancel at a time",
+                remedy=f"If that process is gone for certain, remove {path}.",
+            )
+        )
+
+    def publish(self, ref: str, marker: Mapping[str, Any]) -> bool:
+        """Publish a success marker whole; False if another attempt published one first.
+
+        link() fails where the name exists, so that of two attempts exactly one is published.
+        """
+        folder = self.task_dir(ref)
+        draft = folder / f".done.{uuid4().hex}"
+        write_json(draft, marker)
+        try:
+            os.link(draft, folder / "done.json")
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        fsync_folder(folder)
+        return True
+
+    def retire_marker(self, ref: str, key: str) -> None:
+        """Move aside a success marker that belongs to an older plan, keeping it for the record."""
+        marker = self.marker(ref)
+        if marker is not None and marker["key"] != key:
+            folder = self.task_dir(ref)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / "done.json").rename(folder / f"done-{marker['key'][:12]}.json")

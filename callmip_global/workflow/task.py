@@ -1,0 +1,257 @@
+"""What runs inside a job: claim the task, check what it builds on, do it, verify, publish.
+
+``python -m callmip_global.workflow.task RUN_DIR STEP ROW TOKEN``
+
+The rules that make a task run exactly once (design, section 5):
+
+- A job whose token is not that of the latest intent for the task, or that finds the task done or
+  owned by another live attempt, exits with code 0 without touching anything.
+- The claim is the folder of the attempt: mkdir makes exactly one owner of each number.
+- The result is published by one link() of the success marker, after the outputs were verified and
+  the claim was found to be still the latest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from callmip_global.config.plan import Plan, Step, Task
+from callmip_global.errors import CallmipError, Problem
+from callmip_global.files import write_json
+from callmip_global.workflow.client import make_scheduler
+from callmip_global.workflow.failures import Failure, TaskFailedError, classify
+from callmip_global.workflow.journal import Intent, now
+from callmip_global.workflow.rundir import HEARTBEAT_S, Attempt, RunDir
+
+EXIT_FAILED = 1
+_UPSTREAM_WAIT_S = 15.0
+
+
+class _Terminated(BaseException):
+    """The scheduler asked the job to end."""
+
+
+def run_task(run: RunDir, step_name: str, row: int, token: str) -> int:
+    """Run one task under a token; returns the exit code of the job."""
+    plan = run.plan()
+    step = plan.step(step_name)
+    task = step.tasks[row - 1]
+    ref = f"{step.name}/{task.id}"
+    lease = run.journal.latest().get(ref)
+    if lease is None or lease.token != token or lease.outcome in ("cancelled", "rejected"):
+        return _leave(ref, "another submission owns this task now")
+    if lease.keys[lease.tasks.index(task.id)] != task.key:
+        return _leave(ref, "the plan changed since this job was submitted")
+    if run.is_done(ref, task.key):
+        return _leave(ref, "already done")
+    attempt = claim(run, plan, ref, task.key, lease)
+    if attempt is None:
+        return _leave(ref, "another live attempt owns this task")
+    return _Attempt(run, plan, step, task, attempt).perform()
+
+
+def _leave(ref: str, why: str) -> int:
+    print(f"{ref}: {why}; nothing to do here")
+    return 0
+
+
+def claim(run: RunDir, plan: Plan, ref: str, key: str, lease: Intent) -> Attempt | None:
+    """A new attempt of the task, or None while another live attempt owns it.
+
+    An earlier attempt is dead when it said so, when it was this very job (started again by the
+    scheduler), when the scheduler had let go of it before this job was submitted, when its process
+    on this machine is gone, or when it gave no sign of life for `STALE_S`.
+    """
+    folder = run.task_dir(ref)
+    folder.mkdir(parents=True, exist_ok=True)
+    job_id = os.environ.get(make_scheduler(plan.settings["site"], run.path).facts.job_id_variable)
+    attempts = run.attempts(ref)
+    if attempts:
+        last = attempts[-1]
+        owner = last.status
+        again = owner.get("job_id") == job_id and owner.get("token") == lease.token
+        replaced = owner.get("token") in lease.replaces
+        vanished = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
+        dead = again or replaced or vanished or not last.is_fresh()
+        if last.state == "running" and not dead:
+            return None
+    number = attempts[-1].number + 1 if attempts else 1
+    path = folder / f"attempt-{number:02d}"
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return None
+    status = {
+        "state": "running",
+        "token": lease.token,
+        "job_id": job_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": now(),
+        "key": key,
+    }
+    write_json(path / "status.json", status)
+    return Attempt(path, number, status)
+
+
+def _alive(pid: object) -> bool:
+    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+
+
+class _Attempt:
+    """One attempt from claim to publication."""
+
+    def __init__(self, run: RunDir, plan: Plan, step: Step, task: Task, attempt: Attempt) -> None:
+        self.run, self.plan, self.step, self.task = run, plan, step, task
+        self.attempt = attempt
+        self.ref = f"{step.name}/{task.id}"
+        self.begun = time.monotonic()
+
+    def perform(self) -> int:
+        """Do the task; the outcome is in status.json, and in done.json if it succeeded."""
+        print(f"{self.ref}: attempt {self.attempt.number} on {socket.gethostname()}", flush=True)
+        signal.signal(signal.SIGTERM, _on_term)
+        try:
+            with self._heartbeat():
+                upstream = self._upstream()
+                self.run.retire_marker(self.ref, self.task.key)
+                result = self._work(upstream)
+                return self._publish(result)
+        except _Terminated:
+            return self._fail(self._ended_by_scheduler())
+        except TaskFailedError as error:
+            return self._fail(error.failure)
+        except CallmipError as error:
+            return self._fail(Failure("input", str(error)))
+        except OSError as error:
+            return self._fail(Failure("node", f"{type(error).__name__}: {error}"))
+        except MemoryError:
+            return self._fail(Failure("memory", "out of memory in the job itself"))
+        except Exception as error:  # a defect of ours: the log has the traceback, status the line
+            import traceback
+
+            traceback.print_exc()
+            return self._fail(Failure("internal", f"{type(error).__name__}: {error}"))
+
+    def _work(self, upstream: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        if self.step.kind == "run":
+            from callmip_global.workflow.model_run import run_segment
+
+            return run_segment(self.plan, self.step, self.task, self.attempt.path, upstream)
+        if self.step.kind == "merge":
+            from callmip_global.workflow.model_run import run_merge
+
+            return run_merge(self.plan, self.step, self.task, self.attempt.path, upstream)
+        from callmip_global.workflow.engines import run_engine
+
+        return run_engine(self.run, self.plan, self.step, self.task, self.attempt.path, upstream)
+
+    def _upstream(self) -> dict[str, Mapping[str, Any]]:
+        """Success markers of everything this task builds on.
+
+        The scheduler's word is not enough: Slurm runs a job whose dependency it has forgotten.
+        Waits a little, for a marker made on another node may be slow to show.
+        """
+        keys = self.plan.keys()
+        deadline = time.monotonic() + _UPSTREAM_WAIT_S
+        while True:
+            missing = [r for r in self.task.upstream if not self.run.is_done(r, keys[r])]
+            if not missing:
+                break
+            if time.monotonic() > deadline:
+                raise TaskFailedError(Failure("upstream", f"not done: {', '.join(missing[:5])}"))
+            time.sleep(0.5)
+        found = {}
+        for ref in self.task.upstream:
+            marker = self.run.marker(ref)
+            if marker is not None:
+                found[ref] = marker
+        return found
+
+    def _publish(self, result: Mapping[str, Any]) -> int:
+        if self.run.attempts(self.ref)[-1].number != self.attempt.number:
+            self._status("left", {"why": "a later attempt took over"})
+            return 0
+        marker = {
+            "key": self.task.key,
+            "attempt": self.attempt.path.name,
+            "token": self.attempt.status["token"],
+            "job_id": self.attempt.status["job_id"],
+            "host": self.attempt.status["host"],
+            "started": self.attempt.status["started"],
+            "finished": now(),
+            "seconds": round(time.monotonic() - self.begun, 3),
+            **result,
+        }
+        if not self.run.publish(self.ref, marker):
+            self._status("left", {"why": "another attempt was published first"})
+            return 0
+        self._status("done", {})
+        print(f"{self.ref}: done in {marker['seconds']:.1f} s")
+        return 0
+
+    def _fail(self, failure: Failure) -> int:
+        # A second TERM must not cut off the last words.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._status("failed", {"failure": failure.to_json()})
+        print(f"{self.ref}: failed ({failure.kind}): {failure.message}", file=sys.stderr)
+        return EXIT_FAILED
+
+    def _ended_by_scheduler(self) -> Failure:
+        spent = time.monotonic() - self.begun
+        limit = self.step.resources["walltime_s"]
+        if spent >= 0.9 * limit:
+            return Failure("walltime", f"ended by the scheduler after {spent:.0f} s of {limit} s")
+        return classify(self.attempt.path, "ended by the scheduler or the user", -signal.SIGTERM)
+
+    def _status(self, state: str, fields: Mapping[str, Any]) -> None:
+        status = {**self.attempt.status, "state": state, "ended": now(), **fields}
+        write_json(self.attempt.path / "status.json", status)
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT_S):
+                with contextlib.suppress(OSError):
+                    os.utime(self.attempt.path / "status.json")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _on_term(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the job script."""
+    try:
+        run_dir, step, row, token = arguments
+        return run_task(RunDir(Path(run_dir)), step, int(row), token)
+    except (ValueError, KeyError, IndexError) as error:
+        print(Problem("job arguments", found=f"{arguments} ({error})"), file=sys.stderr)
+        return EXIT_FAILED
+    except CallmipError as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
