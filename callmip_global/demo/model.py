@@ -138,9 +138,14 @@ class State:
         """Bare, half wet ground at the annual mean temperature (``temperature_c``: (n,))."""
         ones = np.ones_like(temperature_c)
         return cls(
-            20.0 * ones, 1000.0 * ones, 8000.0 * ones, 15.0 * ones, 60.0 * ones, 0.0 * ones,
+            20.0 * ones,
+            1000.0 * ones,
+            8000.0 * ones,
+            15.0 * ones,
+            60.0 * ones,
+            0.0 * ones,
             temperature_c.copy(),
-        )  # fmt: skip
+        )
 
     def check(self, year: int) -> None:
         """ModelError when a number is no longer one."""
@@ -174,9 +179,14 @@ def read_cells(path: Path, tile: int = 1, tiles: int = 1) -> Cells:
     index = np.flatnonzero(fraction > 0.0)[tile - 1 :: tiles]
     row, column = np.divmod(index, len(lon))
     return Cells(
-        index.astype(np.int32), lat[row], lon[column],
-        fraction.ravel()[index], interior.ravel()[index], lat, lon,
-    )  # fmt: skip
+        index.astype(np.int32),
+        lat[row],
+        lon[column],
+        fraction.ravel()[index],
+        interior.ravel()[index],
+        lat,
+        lon,
+    )
 
 
 class Model:
@@ -218,10 +228,11 @@ class Model:
         kelvin2 = kelvin * kelvin
         # Net loss after Brunt; less of it over the inversions of a cold winter.
         longwave = (
-            (0.38 - 0.13 * np.sqrt(vapour_kpa)) * (1.0 - 0.7 * w.cloud)
+            (0.38 - 0.13 * np.sqrt(vapour_kpa))
+            * (1.0 - 0.7 * w.cloud)
             * (0.6 + 0.4 * np.clip((air + 15.0) / 25.0, 0.0, 1.0))
             * (STEFAN_BOLTZMANN * kelvin2 * kelvin2)
-        )  # fmt: skip
+        )
         warmth = np.exp(-(((air - p.optimum_temperature_c) / 15.0) ** 2))
         warmth *= np.clip((air + 3.0) / 8.0, 0.0, 1.0)
         # Photosynthesis limited by light: (ci - G) / (ci + 2 G), G after Bernacchi et al. (2001).
@@ -229,9 +240,12 @@ class Model:
         carboxylation = (0.7 * co2_ppm - compensation) / (0.7 * co2_ppm + 2.0 * compensation)
         carboxylation = np.maximum(carboxylation, 0.0) / ((280.0 - 42.75) / (280.0 + 2.0 * 42.75))
         potential = (
-            p.light_use_efficiency * warmth * dryness * carboxylation
+            p.light_use_efficiency
+            * warmth
+            * dryness
+            * carboxylation
             * (0.5 * w.shortwave_w_m2 * SECONDS_PER_DAY * 1e-6)
-        )  # fmt: skip
+        )
         respiration_warmth = np.exp(np.log(p.respiration_q10) * (air - 15.0) / 10.0)
         freezing = np.clip((1.5 - air) / 4.0, 0.0, 1.0)
         melting = 3.0 * np.maximum(air, 0.0)
@@ -258,9 +272,8 @@ class Model:
             s.ground_c = ground
             available = np.maximum(net_radiation - into_ground, 0.0)
             demand = (
-                p.priestley_taylor * equilibrium[month] * available
-                * (seconds / LATENT_HEAT_J_KG)
-            )  # mm in the month  # fmt: skip
+                p.priestley_taylor * equilibrium[month] * available * (seconds / LATENT_HEAT_J_KG)
+            )  # mm in the month
 
             # Water, in mm over the month.
             rain = w.precipitation_mm_day[month] * days
@@ -308,9 +321,11 @@ class Model:
             leaf = s.leaf_gc_m2 - maintenance
             leafing = 0.3 + 0.7 * np.clip((0.5 * (ground + air[month]) - 2.0) / 12.0, 0.0, 1.0)
             wanted = (
-                (p.lai_max / specific_leaf_area) * leafing * (0.08 + 0.92 * shortage)
+                (p.lai_max / specific_leaf_area)
+                * leafing
+                * (0.08 + 0.92 * shortage)
                 * (1.0 - 0.3 * crop)
-            )  # fmt: skip
+            )
             growth = np.clip(0.45 * (wanted - leaf), 0.0, 0.6 * npp)
             shed = 0.03 * leaf + 0.45 * np.maximum(0.97 * leaf - wanted, 0.0)
             s.leaf_gc_m2 = leaf + growth - shed
@@ -503,9 +518,9 @@ def write_output(
             if tiles > 1:
                 add_field(file, name, ("time", "land"), narrow)
             else:
-                whole = np.full((len(values), file["latitude"].size * file["longitude"].size), FILL)
+                shape = (len(values), len(cells.grid_lat), len(cells.grid_lon))
+                whole = np.full((len(values), shape[1] * shape[2]), FILL, dtype=np.float32)
                 whole[:, cells.index] = narrow
-                shape = (len(values), file["latitude"].size, file["longitude"].size)
                 add_field(file, name, ("time", "latitude", "longitude"), whole.reshape(shape))
     temporary.replace(path)
 
@@ -544,9 +559,17 @@ def add_field(file: Any, name: str, dims: tuple[str, ...], values: NDArray[Any])
     else:
         chunks = (12, *values.shape[1:])
     variable = file.createVariable(
-        name, "f4", dims, zlib=len(chunks) > 1 and "land" not in dims, complevel=1,
-        shuffle=True, chunksizes=chunks, fill_value=np.float32(FILL),
-    )  # fmt: skip
+        name,
+        "f4",
+        dims,
+        zlib=len(chunks) > 1 and "land" not in dims,
+        complevel=1,
+        shuffle=True,
+        chunksizes=chunks,
+        fill_value=np.float32(FILL),
+        # By default every open variable keeps a cache of its own, of many MB.
+        chunk_cache=2**20,
+    )
     variable.setncatts({"units": units, "long_name": words})
     variable[...] = values
 
@@ -555,9 +578,21 @@ def run(path: Path) -> None:
     """Run one namelist."""
     namelist = _read_yaml(path, "namelist")
     wanted = {
-        "surface", "parameters", "first_year", "n_years", "label_moves", "climate", "co2", "luc",
-        "tile", "tiles", "restart_in", "restart_out", "equilibrate", "output",
-    }  # fmt: skip
+        "surface",
+        "parameters",
+        "first_year",
+        "n_years",
+        "label_moves",
+        "climate",
+        "co2",
+        "luc",
+        "tile",
+        "tiles",
+        "restart_in",
+        "restart_out",
+        "equilibrate",
+        "output",
+    }
     if wrong := sorted(namelist.keys() ^ wanted):
         raise ModelError(f"{path}: unknown or missing: {', '.join(wrong)}")
     cells = read_cells(Path(namelist["surface"]), namelist["tile"], namelist["tiles"])

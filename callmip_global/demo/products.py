@@ -174,9 +174,14 @@ def _true_run(model: Model, co2: Path, first_kept: int) -> dict[str, NDArray[np.
     state = model.start()
     recycled = {"recycle": [1901, 1920]}
     spinup: dict[str, Any] = {
-        "co2": {"table": str(co2), "year": 1850}, "luc": 1850, "climate": recycled,
-        "first_year": 1850, "n_years": 20, "label_moves": False, "equilibrate": True,
-    }  # fmt: skip
+        "co2": {"table": str(co2), "year": 1850},
+        "luc": 1850,
+        "climate": recycled,
+        "first_year": 1850,
+        "n_years": 20,
+        "label_moves": False,
+        "equilibrate": True,
+    }
     moving: dict[str, Any] = {"co2": {"table": str(co2), "year": "yearly"}, "luc": "yearly"}
     moving |= {"label_moves": True, "equilibrate": False}
     transient = moving | {"climate": recycled, "first_year": 1851, "n_years": 50}
@@ -223,12 +228,13 @@ def _field(
     error = product.bias * smooth
 
     nlat, nlon = len(cells.grid_lat), len(cells.grid_lon)
-    sines = np.sin(np.deg2rad(gaussian_grid(nlat, nlon)[1][::-1]))  # rows' edges from the south
+    # Edges of the model's rows, from the south; the model counts them from the north.
+    sines = np.asarray(np.sin(np.deg2rad(gaussian_grid(nlat, nlon)[1][::-1])), np.float64)
     lon_step = 360.0 / nlon
     lon_edges_in = (np.arange(nlon + 1) - 0.5) * lon_step
-    lat_edges = np.linspace(-90.0, 90.0, round(180.0 / product.dlat) + 1)
+    lat_edges = np.asarray(np.linspace(-90.0, 90.0, round(180.0 / product.dlat) + 1))
     lon_edges = product.first_lon + np.linspace(0.0, 360.0, round(360.0 / product.dlon) + 1)
-    rows = _overlap(sines, np.sin(np.deg2rad(lat_edges)))[:, ::-1]  # columns as the model's rows
+    rows = _overlap(sines, np.asarray(np.sin(np.deg2rad(lat_edges))))[:, ::-1]
     columns = _overlap(lon_edges_in, lon_edges, 360.0).T
 
     def to_grid(per_cell: Array) -> Array:
@@ -237,7 +243,7 @@ def _field(
         return np.asarray(rows @ whole.reshape(-1, nlat, nlon) @ columns)
 
     share = to_grid(np.ones((1, len(cells.index))))
-    full = _overlap(sines, np.sin(np.deg2rad(lat_edges))).sum(axis=1)[:, None] * product.dlon
+    full = rows.sum(axis=1)[:, None] * product.dlon
     seen = share > _LEAST_LAND * full
     with np.errstate(divide="ignore", invalid="ignore"):
         truth = to_grid(values) / share
