@@ -148,14 +148,14 @@ def load_leniently(
     problems += _of_default_resources(found_problems, layers)
     if experiment is None:
         experiment, _ = try_model(Experiment, _salvaged(tree, [key for key, _ in found_problems]))
-    problems.sort(key=lambda item: _order(item[1], str(path)))
+    problems.sort(key=lambda item: problem_order(item[1], str(path)))
     if experiment is None:
         return None, problems
     return LoadedExperiment(experiment, path, base_dir, tree, site, protocol), problems
 
 
-def _order(problem: Problem, label: str) -> tuple[int, str, int]:
-    """The experiment's own problems first, by line."""
+def problem_order(problem: Problem, label: str) -> tuple[int, str, int]:
+    """Sort key: problems of the file ``label`` first, by line; then ``--set``; then other files."""
     name, _, line = problem.where.rpartition(":")
     if not line.isdigit():
         return (1, problem.where, 0)

@@ -11,7 +11,6 @@ import re
 import shlex
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from callmip_global.config.yaml_source import nearest
@@ -149,43 +148,45 @@ def sample_context(**values: Any) -> dict[str, Any]:
     return {**sample, **values}
 
 
-def render_file(template: Path, context: Mapping[str, Any]) -> str:
-    """Text of a jinja2 template of ``run.files``; an undefined name is an error, never empty.
+def render_template(text: str, context: Mapping[str, Any], *, where: str) -> str:
+    """A jinja2 template of ``run.files`` rendered; an undefined name is an error, never empty.
 
-    UsageError with the template's line for a missing file, a syntax error, an undefined name or
-    any other failure inside the template.
+    UsageError naming the line of ``where`` (the template's file) for a syntax error, an undefined
+    name, or whatever else fails inside the template. One template is one file: no includes.
     """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     try:
-        return environment.get_template(template.name).render(context)
-    except jinja2.TemplateNotFound as error:
-        missing = template.parent / str(error.name)
-        raise UsageError(Problem(str(missing), found="no such template")) from None
+        return environment.from_string(text).render(context)
     except jinja2.TemplateSyntaxError as error:
-        place = f"{error.filename or template}:{error.lineno}"
         found = f"a jinja2 syntax error ({error.message})"
-        raise UsageError(Problem(place, found=found)) from None
-    except UnicodeDecodeError:
-        raise UsageError(Problem(str(template), found="text that is not UTF-8")) from None
+        raise UsageError(Problem(f"{where}:{error.lineno}", found=found)) from None
     except Exception as error:
         # Anything may go wrong in an expression; the last template line on the stack is where.
         lines = [
-            f"{frame.filename}:{frame.lineno}"
+            frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).parent == template.parent
+            if frame.filename == "<template>"
         ]
         remedy = ""
         if isinstance(error, jinja2.UndefinedError):
             remedy = f"The names are: {', '.join(context)}."
-        place = lines[-1] if lines else str(template)
+        place = f"{where}:{lines[-1]}" if lines else where
         raise UsageError(Problem(place, found=str(error), remedy=remedy)) from None
+
+
+def template_names(text: str) -> frozenset[str]:
+    """Names a jinja2 template takes from its context; empty for one that does not parse."""
+    import jinja2
+    from jinja2 import meta
+
+    try:
+        return frozenset(meta.find_undeclared_variables(jinja2.Environment().parse(text)))
+    except jinja2.TemplateSyntaxError:
+        return frozenset()
 
 
 class _RefusedError(Exception):

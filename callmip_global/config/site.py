@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from callmip_global.config.schema import (
     Count,
@@ -25,16 +25,44 @@ from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
 
 
+class WalltimeStep(Strictly):
+    """Jobs of up to ``cpus`` cores in all may run for up to ``walltime_s``."""
+
+    cpus: Count = Field(description="the largest number of cores the limit holds for")
+    walltime_s: WalltimeSeconds = Field(alias="walltime", description='"HH:MM:SS", in quotes')
+
+
 class Queue(Strictly):
     """Limits of one queue (partition); None means that none is known.
 
-    ``max_memory_bytes`` and ``max_cpus`` are per node.
+    ``max_memory_bytes`` and ``max_cpus`` are per node. ``max_walltime_by_cpus`` is for sites where
+    larger jobs get less time: steps in ascending order of cores, the last one being the largest
+    job of all.
     """
 
     max_walltime_s: WalltimeSeconds | None = Field(None, alias="max_walltime")
+    max_walltime_by_cpus: tuple[WalltimeStep, ...] = ()
     max_nodes: Count | None = None
     max_cpus: Count | None = None
     max_memory_bytes: MemoryBytes | None = Field(None, alias="max_memory")
+
+    @field_validator("max_walltime_by_cpus")
+    @classmethod
+    def _ascending(cls, value: tuple[WalltimeStep, ...]) -> tuple[WalltimeStep, ...]:
+        cpus = [step.cpus for step in value]
+        if cpus != sorted(set(cpus)):
+            raise ValueError("steps in ascending order of cpus")
+        return value
+
+    def walltime_limit_s(self, cpus: int) -> int | None:
+        """The longest walltime of a job of ``cpus`` cores in all; None where no limit is known.
+
+        Above the largest step it is that step's: that the job is too large is another matter.
+        """
+        steps = [s.walltime_s for s in self.max_walltime_by_cpus if cpus <= s.cpus]
+        steps = steps[:1] or [s.walltime_s for s in self.max_walltime_by_cpus[-1:]]
+        limits = [*steps, *([self.max_walltime_s] if self.max_walltime_s else [])]
+        return min(limits) if limits else None
 
 
 class Site(Strictly):
