@@ -1,0 +1,413 @@
+"""A model's own NetCDF files: what is in them, and blocks of values as the map says they are.
+
+Headers are read once (``scan``); which file holds which month of which variable is decided from
+them (``Timeline``); values are then read in blocks of time, in float64, on the ascending grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from callmip_global.errors import DataError, Problem
+from callmip_global.grid import SourceGrid, grid_of
+from callmip_global.timeaxis import (
+    Frequency,
+    MonthAxis,
+    canonical_calendar,
+    decode_months,
+    decode_years,
+    month_axis,
+    time_name,
+)
+
+DEFAULT_FILL = 9.969209968386869e36
+"""NetCDF's own fill value for floats: missing even where no attribute says so."""
+
+Array = NDArray[np.float64]
+Period = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class NativeVariable:
+    """Header of one variable: dimensions with sizes, and attributes."""
+
+    dims: Mapping[str, int]
+    attributes: Mapping[str, Any]
+
+    @property
+    def units(self) -> str | None:
+        """The file's units, None where it states none (``unit`` is a slip that was seen)."""
+        for key in ("units", "unit"):
+            if str(self.attributes.get(key, "")).strip():
+                return str(self.attributes[key])
+        return None
+
+
+@dataclass(frozen=True)
+class NativeFile:
+    """Header of one file.
+
+    ``axis`` is None without a time axis. ``one_step``: a single stamp without bounds, which may be
+    a month or a year; the files around it decide. ``notes``: what had to be mended to read it.
+    """
+
+    path: Path
+    variables: Mapping[str, NativeVariable]
+    source_grid: SourceGrid | None
+    axis: MonthAxis | None
+    time_dim: str | None
+    one_step: bool
+    notes: tuple[str, ...] = ()
+
+    def grid_dims(self) -> set[str]:
+        """Names of the horizontal dimensions."""
+        grid = self.source_grid
+        return set() if grid is None else {str(grid.lat_dim), str(grid.lon_dim)}
+
+    def data_variables(self) -> list[str]:
+        """Variables that are fields on the grid and change in time, or may."""
+        dims = self.grid_dims()
+        return [n for n, v in self.variables.items() if dims and dims <= set(v.dims)]
+
+
+def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
+    """The file with nothing decoded, and notes of what was mended. DataError if it cannot be read.
+
+    A scalar variable named like a dimension (as in CalLMIP's own template: ``double lat;``) cannot
+    be opened; it is dropped, the coordinate is then the one of another name.
+    """
+    where = str(path)
+    if path.suffix in (".gz", ".tar", ".zip", ".bz2"):
+        raise DataError(Problem(where, found="a packed file", remedy="Unpack it first."))
+    notes: tuple[str, ...] = ()
+    try:
+        try:
+            ds = xr.open_dataset(path, engine="netcdf4", decode_cf=False, cache=False)
+        except ValueError as error:
+            if "already exists as a scalar variable" not in str(error):
+                raise
+            dropped = ["lat", "lon", "time"]
+            ds = xr.open_dataset(
+                path, engine="netcdf4", decode_cf=False, cache=False, drop_variables=dropped
+            )
+            notes = ("scalar variables named like a dimension were ignored",)
+    except (OSError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).replace(where, "").split())[:120]
+        remedy = "Copy it again; interrupted copies look like this."
+        raise DataError(
+            Problem(where, found=f"a file that cannot be opened ({text})", remedy=remedy)
+        ) from None
+    return ds, notes
+
+
+def scan(path: Path, calendar: str | None = None) -> NativeFile:
+    """Header of a file. ``calendar`` is the declared one, used where the file has none.
+
+    DataError for a file that cannot be opened, whose time axis cannot be understood or whose
+    calendar contradicts the declared one, whose grid is no rectilinear one.
+    """
+    where = str(path)
+    ds, notes = open_native(path)
+    with ds:
+        variables = {
+            str(n): NativeVariable(
+                {str(d): int(s) for d, s in zip(v.dims, v.shape, strict=True)}, dict(v.attrs)
+            )
+            for n, v in ds.variables.items()
+        }
+        axis, time_dim, one_step, more = _axis(ds, where, calendar)
+        has_grid = any(len(v.dims) >= 2 for v in variables.values())
+        grid = grid_of(ds, where) if has_grid else None
+    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes + more)
+
+
+def _axis(
+    ds: xr.Dataset, where: str, calendar: str | None
+) -> tuple[MonthAxis | None, str | None, bool, tuple[str, ...]]:
+    """(axis, its dimension, whether the one step may be a month or a year, notes)."""
+    try:
+        name = time_name(ds, where)
+    except DataError:
+        return None, None, False, ()
+    time = ds[name]
+    notes: tuple[str, ...] = ()
+    stated = str(time.attrs.get("calendar", "")).strip()
+    declared = None
+    if not stated:
+        declared = calendar
+        notes = (f"calendar not stated, taken as {calendar or 'standard'}",)
+    elif calendar is not None:
+        try:
+            differ = canonical_calendar(stated) != canonical_calendar(calendar)
+        except ValueError:
+            differ = True
+        if differ:
+            raise DataError(
+                Problem(
+                    where,
+                    f"{name}.calendar",
+                    repr(stated),
+                    f"{calendar!r}, as the variable map declares",
+                    "Correct whichever is wrong.",
+                )
+            )
+    dim = str(time.dims[0]) if time.ndim else None
+    bounds = ds.get(str(time.attrs.get("bounds", f"{name}_bnds")))
+    has_bounds = bounds is not None and bounds.shape == (max(time.size, 1), 2)
+    try:
+        axis = decode_months(ds, where, declared)
+    except DataError as monthly:
+        try:
+            axis = decode_years(ds, where, declared)
+        except DataError:
+            raise monthly from None
+    return axis, dim, time.size == 1 and not has_bounds, notes
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive periods of one variable in one file: ``periods[i]`` is step ``start + i``."""
+
+    file: NativeFile
+    periods: tuple[Period, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Every wanted period of one native variable, and the file each comes from.
+
+    ``axis``: the wanted whole years, January first. ``pieces``: in time order, without gaps.
+    """
+
+    name: str
+    axis: MonthAxis
+    pieces: tuple[Piece, ...]
+
+    @property
+    def files(self) -> tuple[NativeFile, ...]:
+        """Files the values come from, in time order."""
+        return tuple(piece.file for piece in self.pieces)
+
+    @property
+    def header(self) -> NativeVariable:
+        """Header of the variable in its first file."""
+        return self.pieces[0].file.variables[self.name]
+
+    def read(self, steps: slice, select: Mapping[str, Sequence[int]]) -> Array:
+        """(n, nlat, nlon) float64 values of the wanted steps in native units, missing as NaN.
+
+        DataError when a file cannot be read there (damaged chunks).
+        """
+        blocks, at = [], 0
+        for piece in self.pieces:
+            first = max(steps.start - at, 0)
+            last = min(steps.stop - at, len(piece.periods))
+            if first < last:
+                inside = slice(piece.start + first, piece.start + last)
+                blocks.append(_read_field(piece.file, self.name, inside, select))
+            at += len(piece.periods)
+        return np.concatenate(blocks)
+
+
+def build_timeline(
+    name: str, files: Iterable[NativeFile], years: tuple[int, int], where: str
+) -> Timeline:
+    """The timeline of a native variable over the whole years first..last.
+
+    Monthly values are taken where there are any, annual ones only where the model wrote nothing
+    else. DataError on overlaps and on missing periods, which are listed, and when the files
+    disagree on the calendar or the grid.
+    """
+    holders = [f for f in files if name in f.variables and f.axis is not None]
+    if not holders:
+        raise DataError(
+            Problem(where, found=f"no file with the native variable {name!r} and a time axis")
+        )
+    monthly, annual = _by_frequency([Piece(f, f.axis.periods, 0) for f in holders if f.axis])
+    if monthly:
+        return _timeline(name, monthly, years, "mon", where)
+    return _timeline(name, annual, years, "yr", where)
+
+
+def _by_frequency(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """Monthly and annual pieces; single stamps without bounds go where their neighbours are.
+
+    Stamps of different years, never two in one year, are annual if no monthly file is there.
+    """
+    monthly, annual, unsure = [], [], []
+    for piece in pieces:
+        axis = piece.file.axis
+        if piece.file.one_step:
+            unsure.append(piece)
+        elif axis is not None and axis.frequency == "yr":
+            annual.append(piece)
+        else:
+            monthly.append(piece)
+    years = [piece.periods[0][0] for piece in unsure]
+    if unsure and (annual or len(unsure) > 1) and not monthly and len(set(years)) == len(years):
+        annual += [replace(p, periods=((p.periods[0][0], 1),)) for p in unsure]
+    else:
+        monthly += unsure
+    return monthly, annual
+
+
+def _timeline(
+    name: str,
+    pieces: list[Piece],
+    years: tuple[int, int],
+    frequency: Frequency,
+    where: str,
+) -> Timeline:
+    first = pieces[0].file
+    calendar = first.axis.calendar if first.axis else "standard"
+    axis = month_axis(years, calendar, frequency)
+    for piece in pieces:
+        other = piece.file.axis
+        if other is not None and other.calendar != calendar:
+            found = f"calendar {other.calendar}"
+            wanted = f"{calendar}, as in {first.path.name}"
+            raise DataError(Problem(str(piece.file.path), "time", found, wanted))
+        grid, reference = piece.file.source_grid, first.source_grid
+        if grid is None or reference is None or grid.grid != reference.grid:
+            found, wanted = "another grid", f"the grid of {first.path.name}"
+            raise DataError(Problem(str(piece.file.path), name, found, wanted))
+    inside = set(axis.periods)
+    holder: dict[Period, Piece] = {}
+    cut: list[Piece] = []
+    for piece in sorted(pieces, key=lambda p: (p.periods[0], str(p.file.path))):
+        kept = [i for i, period in enumerate(piece.periods) if period in inside]
+        if not kept:
+            continue
+        part = Piece(piece.file, piece.periods[kept[0] : kept[-1] + 1], piece.start + kept[0])
+        double = [p for p in part.periods if p in holder]
+        if double:
+            other_path = holder[double[0]].file.path
+            raise DataError(
+                Problem(
+                    str(part.file.path),
+                    name,
+                    f"{_spans(double, frequency)} again, also in {other_path}",
+                    "each period in one file",
+                    "Name the files to use; a newer copy is never picked by itself.",
+                )
+            )
+        holder.update(dict.fromkeys(part.periods, part))
+        cut.append(part)
+    missing = [p for p in axis.periods if p not in holder]
+    if missing:
+        unit = "years" if frequency == "yr" else "months"
+        raise DataError(
+            Problem(
+                where,
+                name,
+                f"no {_spans(missing, frequency)} ({len(missing)} of {axis.size} {unit})",
+                f"every period of {years[0]} to {years[1]}",
+            )
+        )
+    return Timeline(name, axis, tuple(cut))
+
+
+def _spans(periods: Sequence[Period], frequency: Frequency) -> str:
+    """``2003-05 to 2003-07, 2004-01``: runs of periods in words, at most four of them."""
+    step = 12 if frequency == "yr" else 1
+    runs: list[list[int]] = []
+    for year, month in sorted(periods):
+        index = year * 12 + month - 1
+        if runs and index == runs[-1][1] + step:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+
+    def said(index: int) -> str:
+        return str(index // 12) if frequency == "yr" else f"{index // 12}-{index % 12 + 1:02d}"
+
+    texts = [said(a) if a == b else f"{said(a)} to {said(b)}" for a, b in runs]
+    more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+    return ", ".join(texts[:4]) + more
+
+
+def read_static(file: NativeFile, name: str) -> Array:
+    """(nlat, nlon) float64: a field that does not change; of a changing one its first step."""
+    return np.asarray(_read_field(file, name, slice(0, 1), {})[0])
+
+
+def _read_field(
+    file: NativeFile, name: str, steps: slice, select: Mapping[str, Sequence[int]]
+) -> Array:
+    """(n, nlat, nlon) of one variable, decoded; extra dimensions of ``select`` are summed."""
+    where, grid = str(file.path), file.source_grid
+    ds, _ = open_native(file.path)
+    with ds:
+        field_ = ds[name]
+        if grid is None or not grid.on_grid(field_):
+            found = f"dimensions ({', '.join(map(str, field_.dims))})"
+            raise DataError(Problem(where, name, found, "a field on latitudes and longitudes"))
+        attributes = dict(field_.attrs)
+        if file.time_dim in field_.dims:
+            field_ = field_.isel({file.time_dim: steps})
+        for dim, indices in select.items():
+            if dim in field_.dims:
+                field_ = field_.isel({dim: list(indices)})
+        try:
+            field_ = grid.to_grid_order(field_.load())
+        except (OSError, RuntimeError) as error:
+            text = " ".join(str(error).replace(where, "").split())[:120]
+            raise DataError(
+                Problem(where, name, f"values that cannot be read ({text})", "an undamaged file")
+            ) from None
+    lead = [d for d in field_.dims if d not in ("lat", "lon")]
+    order = [d for d in lead if d == file.time_dim] + [d for d in lead if d != file.time_dim]
+    values = decoded(field_.transpose(*order, "lat", "lon").values, attributes)
+    shape = (values.shape[0] if order[:1] == [file.time_dim] else 1, -1, *values.shape[-2:])
+    by_layer: Array = values.reshape(shape)
+    summed: Array = by_layer.sum(axis=1)
+    return summed
+
+
+def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
+    """Packed or masked values as float64 with NaN for missing (CF sections 2.5.1 and 8.1).
+
+    Missing are ``_FillValue`` and ``missing_value``, compared in the type they are stored in, and
+    NetCDF's own default fill.
+    """
+    missing = np.zeros(raw.shape, dtype=bool)
+    for key in ("_FillValue", "missing_value"):
+        for value in np.atleast_1d(attributes.get(key, [])):
+            try:
+                missing |= raw == raw.dtype.type(value)
+            except (TypeError, ValueError, OverflowError):
+                continue
+    values: Array = raw.astype(np.float64)
+    if raw.dtype.kind == "f":
+        missing |= raw == raw.dtype.type(DEFAULT_FILL)
+    values *= float(attributes.get("scale_factor", 1.0))
+    values += float(attributes.get("add_offset", 0.0))
+    values[missing] = np.nan
+    return values
+
+
+@dataclass
+class Inventory:
+    """All native files of one run: their headers, and the problems of those that are broken."""
+
+    files: list[NativeFile] = field(default_factory=list)
+    problems: dict[Path, list[Problem]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, paths: Iterable[Path], calendar: str | None) -> Inventory:
+        """Headers of all files; a broken file is noted and never stops the others."""
+        inventory = cls()
+        for path in sorted(set(paths)):
+            try:
+                inventory.files.append(scan(path, calendar))
+            except DataError as error:
+                inventory.problems[path] = list(error.problems)
+        return inventory

@@ -1,0 +1,644 @@
+"""Native model output to the harmonized store on the native grid.
+
+Two passes: the headers of all files decide what every variable is made of (`plan_variables`); then
+the values are streamed, one region of the store (one shard of months) at a time, converted in
+float64, checked, and written in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global import __version__
+from callmip_global.errors import DataError, Problem
+from callmip_global.files import file_hash
+from callmip_global.grid import Grid, SourceGrid
+from callmip_global.harmonize.checks import Summary, summary_problem, tolerated, unflagged_fill
+from callmip_global.harmonize.native import (
+    Inventory,
+    NativeFile,
+    NativeVariable,
+    Timeline,
+    build_timeline,
+    read_static,
+)
+from callmip_global.harmonize.variable_map import VariableMap, VariableSource, substance_of
+from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
+from callmip_global.timeaxis import MonthAxis, annual_mean, month_axis
+from callmip_global.units import Conversion, convert_factor, same_units
+from callmip_global.variables import Variable, variable_table
+
+Frequency = Literal["mon", "yr"]
+Array = NDArray[np.float64]
+
+LOST = 1e-3
+"""Share of a per-cell variable's integral that may lie where the land fraction is 0."""
+
+
+MOSTLY_LAND = 0.5
+"""No model has land on more than this share of the sphere (true: 0.29)."""
+
+
+class RefusedVariablesError(DataError):
+    """Problems by variable (``""`` for those of no single one), so that the others can go on."""
+
+    def __init__(self, by_variable: Mapping[str, Sequence[Problem]]) -> None:
+        self.by_variable = {name: tuple(found) for name, found in by_variable.items() if found}
+        super().__init__(p for found in self.by_variable.values() for p in found)
+
+
+@dataclass
+class VariablePlan:
+    """How one variable comes about. ``timeline`` and ``conversion`` are None for a derived one.
+
+    ``frequency``: what the values are made as; ``fixes``: rule -> what was done, for the report.
+    """
+
+    variable: Variable
+    entry: VariableSource
+    frequency: Frequency
+    timeline: Timeline | None = None
+    conversion: Conversion | None = None
+    fixes: dict[str, str] = field(default_factory=dict)
+    summary: Summary = field(default_factory=Summary)
+
+
+@dataclass
+class RunPlan:
+    """Everything decided from the headers. ``plans`` are ordered sources first."""
+
+    plans: dict[str, VariablePlan]
+    delivered: tuple[str, ...]
+    calendar: str
+    years: tuple[int, int]
+    source_grid: SourceGrid
+    land_fraction: Array | None
+    inputs: tuple[NativeFile, ...]
+
+    @property
+    def grid(self) -> Grid:
+        """The native grid, ascending."""
+        return self.source_grid.grid
+
+    def axis(self, frequency: Frequency) -> MonthAxis:
+        """The whole wanted years."""
+        return month_axis(self.years, self.calendar, frequency)
+
+
+def harmonize_run(
+    files: Sequence[Path],
+    *,
+    variable_map: VariableMap,
+    name: StoreName,
+    attributes: Mapping[str, str],
+    years: tuple[int, int],
+    frequencies: Sequence[Frequency],
+    out: Path,
+    variables: Sequence[str] | None = None,
+    progress: Callable[[str, float], None] = lambda _text, _share: None,
+) -> dict[str, Any]:
+    """Write the harmonized store of one run on its native grid; return what was done.
+
+    files : native NetCDF files, in any order; they may hold more years and variables than wanted
+    name : identity of the run, grid ``native``;  out : final path of the store
+    attributes : global attributes (institution, contact, scenario, synthetic ...)
+    years : first and last year wanted;  frequencies : ``mon``, ``yr`` or both. The group ``mon``
+        holds monthly variables, ``yr`` those the model writes once a year (all, without ``mon``)
+    variables : names wanted; None takes all the map has, and then the map must speak of every
+        variable the protocol asks for
+
+    The report is JSON-able: ``variables`` by name (source, units, fixes, outcome, min, max, mean,
+    files), ``absent``, ``files``, ``grid``, ``calendar``, ``years``, ``store``.
+    Raises `RefusedVariablesError`, a DataError, with every problem found when anything wanted
+    cannot be had; nothing is published then.
+    """
+    inventory = Inventory.of(files, variable_map.calendar)
+    problems = [p for found in inventory.problems.values() for p in found]
+    if variables is None:
+        problems += variable_map.problems()
+        wanted = variable_map.delivered
+    else:
+        problems += variable_map.problems(variables)
+        wanted = tuple(variables)
+    if problems:
+        raise RefusedVariablesError({"": problems})
+    progress("headers read", 0.0)
+    plan = plan_variables(inventory.files, variable_map, wanted, years, frequencies)
+    report = _write(plan, variable_map, name, attributes, frequencies, out, progress)
+    progress("store published", 1.0)
+    return report
+
+
+# --- what every variable is made of --------------------------------------------------------------
+
+
+def plan_variables(
+    files: Sequence[NativeFile],
+    variable_map: VariableMap,
+    wanted: Sequence[str],
+    years: tuple[int, int],
+    frequencies: Sequence[Frequency],
+) -> RunPlan:
+    """Decide from headers alone. RefusedVariablesError with every problem of every variable."""
+    table = variable_table()
+    problems: dict[str, list[Problem]] = {}
+    plans: dict[str, VariablePlan] = {}
+    for name in variable_map.closure(wanted):
+        entry = variable_map.entries[name]
+        place = variable_map.place(name)
+        try:
+            if entry.absent is not None:
+                raise DataError(Problem(place, name, f"declared absent ({entry.absent})"))
+            if entry.expression is not None:
+                plans[name] = _derived(table[name], entry, plans, place)
+            else:
+                plans[name] = _sourced(table[name], entry, files, years, place)
+            if plans[name].frequency == "yr" and "yr" not in frequencies:
+                del plans[name]
+                remedy = 'Ask for "yr" too, or declare it absent; annual values are never repeated.'
+                found = "annual values only"
+                raise DataError(Problem(place, name, found, "monthly values", remedy))
+        except DataError as error:
+            problems[name] = list(error.problems)
+        except KeyError as needed:
+            # The variable it is derived from was refused: that problem says why.
+            found = f"no {needed.args[0]}, which it is derived from"
+            problems[name] = [Problem(place, name, found)]
+    sources = [p.timeline for p in plans.values() if p.timeline is not None]
+    problems[""] = _common_problems(sources)
+    fraction = None
+    if sources and not problems[""]:
+        try:
+            fraction = _land_fraction(files, variable_map, sources[0])
+        except DataError as error:
+            problems[""] = list(error.problems)
+    if any(problems.values()):
+        raise RefusedVariablesError(problems)
+    first = sources[0].files[0]
+    assert first.source_grid is not None
+    used = {f.path: f for timeline in sources for f in timeline.files}
+    if "mon" not in frequencies:
+        for plan in plans.values():
+            plan.frequency = "yr"
+    return RunPlan(
+        plans=plans,
+        delivered=tuple(wanted),
+        calendar=sources[0].axis.calendar,
+        years=years,
+        source_grid=first.source_grid,
+        land_fraction=fraction,
+        inputs=tuple(used[path] for path in sorted(used)),
+    )
+
+
+def _derived(
+    var: Variable, entry: VariableSource, plans: Mapping[str, VariablePlan], place: str
+) -> VariablePlan:
+    expression = entry.expression
+    assert expression is not None
+    found = {needed: plans[needed].frequency for needed in expression.names}
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"{n} ({f})" for n, f in found.items())
+        remedy = "Deliver all of them monthly, or all annual."
+        raise DataError(Problem(place, var.name, f"a mixture: {said}", "one frequency", remedy))
+    plan = VariablePlan(var, entry, next(iter(found.values())))
+    plan.fixes["derived"] = f"{var.name} = {expression.text}"
+    return plan
+
+
+def _sourced(
+    var: Variable,
+    entry: VariableSource,
+    files: Sequence[NativeFile],
+    years: tuple[int, int],
+    place: str,
+) -> VariablePlan:
+    assert entry.source is not None
+    timeline = build_timeline(entry.source, files, years, place)
+    plan = VariablePlan(var, entry, timeline.axis.frequency, timeline)
+    header, first = timeline.header, timeline.files[0]
+    plan.conversion = _conversion(var, entry, timeline, place)
+    _check_dims(var, entry, header, first, place)
+    if not plan.conversion.identity:
+        plan.fixes["units"] = plan.conversion.note
+    if entry.sign == -1:
+        plan.fixes["sign"] = "values turned round (declared)"
+    if entry.factor != 1.0:
+        plan.fixes["factor"] = f"values times {entry.factor:g} (declared)"
+    if entry.select:
+        said = "; ".join(f"{dim} {list(i)}" for dim, i in entry.select.items())
+        plan.fixes["layers"] = f"taken from {said}"
+    grid = first.source_grid
+    assert grid is not None
+    if grid.lat_descending:
+        plan.fixes["latitude-order"] = "turned to south to north"
+    if grid.lon_order is not None:
+        plan.fixes["longitude-order"] = f"turned to ascend from {grid.grid.lon[0]:g}"
+    notes = sorted({note for file in timeline.files for note in file.notes})
+    if notes:
+        plan.fixes["file"] = "; ".join(notes)
+    return plan
+
+
+def _conversion(var: Variable, entry: VariableSource, timeline: Timeline, place: str) -> Conversion:
+    stated = {f.variables[timeline.name].units for f in timeline.files}
+    first = timeline.files[0].path
+    if len(stated) > 1:
+        said = ", ".join(sorted(repr(u) for u in stated))
+        raise DataError(
+            Problem(str(first), timeline.name, f"units {said}", "one unit in all files")
+        )
+    (units,) = stated
+    if units is None and entry.units is None:
+        remedy = f"State them in the variable map: {var.name}: {{units: ...}}."
+        raise DataError(Problem(str(first), timeline.name, "no units", "units", remedy))
+    if units is not None and entry.units is not None and not same_units(units, entry.units):
+        remedy = "Correct whichever is wrong; the file's attribute, or units in the map."
+        wanted = f"{entry.units!r} (as {place} says)"
+        raise DataError(Problem(str(first), timeline.name, f"units {units!r}", wanted, remedy))
+    used = entry.units if entry.units is not None else units
+    where = place if entry.units is not None else str(first)
+    return convert_factor(used or "", var.units, where, var.name, substance=substance_of(var))
+
+
+def _check_dims(
+    var: Variable, entry: VariableSource, header: NativeVariable, file: NativeFile, place: str
+) -> None:
+    known = {*file.grid_dims(), file.time_dim}
+    extra = {d: n for d, n in header.dims.items() if d not in known}
+    for dim, indices in entry.select.items():
+        if dim not in extra:
+            found = f"no dimension {dim!r} in {entry.source!r}"
+            raise DataError(Problem(place, f"{var.name}.select", found, ", ".join(extra) or "none"))
+        bad = [i for i in indices if not 0 <= i < extra[dim]]
+        if bad:
+            found = f"{dim} {bad[0]}"
+            raise DataError(Problem(place, f"{var.name}.select", found, f"0 to {extra[dim] - 1}"))
+    left = [f"{d} ({n})" for d, n in extra.items() if n > 1 and d not in entry.select]
+    if left:
+        remedy = (
+            "Layers: choose or sum them with select. Plant types or tiles: average them with "
+            "their area fractions first; a plain sum or mean would be wrong."
+        )
+        found = f"the extra dimension {', '.join(left)}"
+        raise DataError(
+            Problem(str(file.path), str(entry.source), found, "time, latitude, longitude", remedy)
+        )
+
+
+def _common_problems(sources: Sequence[Timeline]) -> list[Problem]:
+    """Calendar and grid must be the same for all variables of a store."""
+    problems = []
+    for timeline in sources[1:]:
+        path, first = timeline.files[0], sources[0].files[0]
+        if timeline.axis.calendar != sources[0].axis.calendar:
+            found, wanted = f"calendar {timeline.axis.calendar}", sources[0].axis.calendar
+            wanted = f"{wanted}, as in {first.path.name}"
+            problems.append(Problem(str(path.path), timeline.name, found, wanted))
+        grids = (path.source_grid, first.source_grid)
+        if grids[0] is not None and grids[1] is not None and grids[0].grid != grids[1].grid:
+            wanted = f"the grid of {first.path.name}"
+            problems.append(Problem(str(path.path), timeline.name, "another grid", wanted))
+    return problems
+
+
+def _land_fraction(
+    files: Iterable[NativeFile], variable_map: VariableMap, timeline: Timeline
+) -> Array | None:
+    """(nlat, nlon) in [0, 1] as the map's land fraction variable says; None if it names none."""
+    name = variable_map.land_fraction
+    if name is None:
+        return None
+    holder = next((f for f in files if name in f.variables), None)
+    where = variable_map.where
+    if holder is None:
+        raise DataError(Problem(where, "land_fraction", f"no file with the variable {name!r}"))
+    grid, reference = holder.source_grid, timeline.files[0].source_grid
+    if grid is None or reference is None or grid.grid != reference.grid:
+        wanted = f"the grid of {timeline.files[0].path.name}"
+        raise DataError(Problem(str(holder.path), name, "another grid", wanted))
+    units = holder.variables[name].units or "1"
+    conversion = convert_factor(units, "1", str(holder.path), name)
+    values = np.nan_to_num(conversion.apply(read_static(holder, name)), nan=0.0)
+    if values.min() < -1e-6 or values.max() > 1.0 + 1e-6:
+        found = f"values from {values.min():g} to {values.max():g} with units {units!r}"
+        remedy = 'Set its units to "%" or "1", whichever holds.'
+        raise DataError(Problem(str(holder.path), name, found, "fractions of 0 to 1", remedy))
+    return np.clip(values, 0.0, 1.0)
+
+
+# --- streaming -----------------------------------------------------------------------------------
+
+
+def _write(
+    plan: RunPlan,
+    variable_map: VariableMap,
+    name: StoreName,
+    attributes: Mapping[str, str],
+    frequencies: Sequence[Frequency],
+    out: Path,
+    progress: Callable[[str, float], None],
+) -> dict[str, Any]:
+    hashes = {str(f.path): file_hash(f.path) for f in plan.inputs}
+    fraction = plan.land_fraction
+    if fraction is None:
+        fraction = _mask(plan, variable_map)
+    groups = [f for f in ("mon", "yr") if any(_group(plan, f))]
+    root = store_attributes(name, {**_defaults(variable_map), **attributes}, groups)
+    while True:
+        for variable_plan in plan.plans.values():
+            variable_plan.summary = Summary()
+        templates = {
+            group: protocol_template(
+                grid=plan.grid,
+                axis=plan.axis("mon" if group == "mon" else "yr"),
+                variables={n: _attributes(plan.plans[n]) for n in _group(plan, group)},
+                land_fraction=fraction,
+                attributes=root,
+            )
+            for group in groups
+        }
+        fingerprint = {
+            "inputs": hashes,
+            "map": repr(variable_map),
+            "years": list(plan.years),
+            "version": __version__,
+            "frequencies": list(frequencies),
+        }
+        writer = create_store(out, templates, fingerprint=fingerprint, attributes=root)
+        land = fraction > 0.0
+        seen = np.zeros(plan.grid.shape, dtype=bool)
+        regions = {g: writer.regions(g, _group(plan, g)[0]) for g in groups}
+        total, done = sum(len(r) for r in regions.values()), 0
+        problems: dict[str, list[Problem]] = {}
+        for group in groups:
+            for region in regions[group]:
+                block = _Block(plan, group, region, fraction)
+                for variable_name in plan.plans:
+                    if plan.plans[variable_name].frequency != group:
+                        continue
+                    values = block.make(variable_name, problems)
+                    if values is None or variable_name not in plan.delivered:
+                        continue
+                    seen |= np.isfinite(values).any(axis=0)
+                    if not writer.is_done(group, variable_name, region):
+                        stored = np.where(land, values, np.nan).astype(np.float32)
+                        writer.write(group, variable_name, region, stored)
+                done += 1
+                progress(f"{group} {region.start}:{region.stop}", done / (total + 1))
+        if plan.land_fraction is None and bool((seen & ~land).any()):
+            # Values appear in cells that were empty in the first year: they are land too. The
+            # fraction is part of the fingerprint's template, so the store starts over.
+            fraction = np.maximum(fraction, seen)
+            continue
+        break
+    for variable_name in plan.delivered:
+        variable_plan = plan.plans[variable_name]
+        if not problems.get(variable_name):
+            problem = summary_problem(
+                variable_plan.summary, variable_plan.variable, _where(variable_plan, variable_map)
+            )
+            problems[variable_name] = [problem] if problem else []
+    if any(problems.values()):
+        raise RefusedVariablesError(problems)
+    report = _report(plan, variable_map, name, hashes)
+    writer.publish({"provenance": json.dumps(_provenance(report), sort_keys=True)})
+    return report
+
+
+class _Block:
+    """The values of one region: every variable made once, kept while a derivation needs it."""
+
+    def __init__(self, plan: RunPlan, group: str, region: slice, fraction: Array) -> None:
+        self.plan, self.region, self.fraction = plan, region, fraction
+        self.axis = plan.axis("mon" if group == "mon" else "yr").part(region)
+        self.annual = group == "yr"
+        self.weights = plan.grid.cell_area * fraction
+        self.kept: dict[str, Array] = {}
+        self.needed = {
+            n for p in plan.plans.values() if p.entry.expression for n in p.entry.expression.names
+        }
+
+    def make(self, name: str, problems: dict[str, list[Problem]]) -> Array | None:
+        """(n, nlat, nlon) float64 in store units, or None where it, or what it needs, failed."""
+        plan = self.plan.plans[name]
+        if problems.get(name):
+            return None
+        if plan.entry.expression is not None:
+            if any(needed not in self.kept for needed in plan.entry.expression.names):
+                return None
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.asarray(plan.entry.expression.evaluate(self.kept), dtype=np.float64)
+        else:
+            try:
+                values = self._source(plan)
+            except DataError as error:
+                problems[name] = list(error.problems)
+                return None
+        plan.summary.add(values, self.weights, plan.variable)
+        if name in self.needed:
+            self.kept[name] = values
+        return values
+
+    def _source(self, plan: VariablePlan) -> Array:
+        timeline = plan.timeline
+        assert timeline is not None
+        first_year, last_year = self.axis.years
+        if self.annual and timeline.axis.frequency == "mon":
+            years = []
+            for year in range(first_year, last_year + 1):
+                steps = timeline.axis.select(year, year, str(timeline.files[0].path))
+                months = self._converted(plan, timeline, steps)
+                years.append(annual_mean(months, timeline.axis.part(steps).lengths_days))
+            plan.fixes["annual-mean"] = "mean of the months, weighted by their lengths"
+            return np.concatenate(years)
+        return self._converted(plan, timeline, self.region)
+
+    def _converted(self, plan: VariablePlan, timeline: Timeline, steps: slice) -> Array:
+        values = timeline.read(steps, plan.entry.select)
+        conversion, var = plan.conversion, plan.variable
+        assert conversion is not None
+        axis = timeline.axis.part(steps)
+        scale = plan.entry.sign * plan.entry.factor
+        low, high = tolerated(var)
+        days = _period_days(axis, conversion)
+
+        def convert(native: Array) -> Array:
+            return conversion.apply(native, days[: native.shape[0]]) * scale
+
+        def plausible(value: float) -> bool:
+            return low <= float(convert(np.array([[[value]]]))[0, 0, 0]) <= high
+
+        unflagged = unflagged_fill(values, plausible)
+        if unflagged is not None:
+            values[:, unflagged[1]] = np.nan
+            cells = int(unflagged[1].sum())
+            plan.fixes["fill"] = f"{unflagged[0]:g} without attribute set to missing, {cells} cells"
+        return self._per_land(plan, convert(values), timeline)
+
+    def _per_land(self, plan: VariablePlan, values: Array, timeline: Timeline) -> Array:
+        fraction = self.plan.land_fraction
+        if fraction is None:
+            return values
+        sea = fraction == 0.0
+        if plan.entry.per == "cell" and plan.variable.kind != "state":
+            mass = np.abs(np.nan_to_num(values)).sum(axis=0) * self.plan.grid.cell_area
+            lost = float(mass[sea].sum() / mass.sum()) if mass.sum() else 0.0
+            if lost > LOST:
+                where = str(timeline.files[0].path)
+                found = f"{100 * lost:.2g} % of the integral in cells without land"
+                remedy = "Is it per land area (per: land), or the land fraction another grid's?"
+                raise DataError(Problem(where, timeline.name, found, "nothing there", remedy))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = values / fraction
+            plan.fixes["per-cell"] = "divided by the land fraction, to values per land area"
+        held = int(np.isfinite(values[:, sea]).any(axis=0).sum())
+        if held:
+            plan.fixes["sea"] = f"set to missing where the land fraction is 0, {held} cells"
+        values[:, sea] = np.nan
+        return values
+
+
+def _period_days(axis: MonthAxis, conversion: Conversion) -> Array:
+    """(n,) length of the month or year each step lies in."""
+    if conversion.per != "year" or axis.frequency == "yr":
+        return axis.lengths_days
+    first, last = axis.years
+    lengths = month_axis((first, last), axis.calendar, "yr").lengths_days
+    return np.array([lengths[year - first] for year, _ in axis.periods])
+
+
+def _mask(plan: RunPlan, variable_map: VariableMap) -> Array:
+    """1 where any variable holds a value in the first year, else 0: what counts as land."""
+    everywhere = []
+    seen = np.zeros(plan.grid.shape, dtype=bool)
+    for variable_plan in plan.plans.values():
+        timeline = variable_plan.timeline
+        if timeline is None:
+            continue
+        steps = slice(0, 12 if timeline.axis.frequency == "mon" else 1)
+        group = timeline.axis.frequency
+        block = _Block(plan, group, steps, np.ones(plan.grid.shape))
+        try:
+            values = block._converted(variable_plan, timeline, steps)
+        except DataError as error:
+            raise RefusedVariablesError({variable_plan.variable.name: error.problems}) from None
+        held = np.asarray(np.isfinite(values).any(axis=0))
+        if plan.grid.is_global and _area_share(held, plan.grid) > MOSTLY_LAND:
+            everywhere.append(variable_plan)
+        seen |= held
+    if everywhere:
+        # Without this, oceans would count as land wherever the model writes something there.
+        raise RefusedVariablesError(
+            {
+                item.variable.name: [
+                    Problem(
+                        _where(item, variable_map),
+                        item.variable.name,
+                        "values over land and sea alike",
+                        "missing values over the sea, or a land fraction",
+                        "Name the model's land fraction in the map: land_fraction: <native name>.",
+                    )
+                ]
+                for item in everywhere
+            }
+        )
+    return seen.astype(np.float64)
+
+
+def _area_share(cells: NDArray[np.bool_], grid: Grid) -> float:
+    return float(grid.cell_area[cells].sum() / grid.cell_area.sum())
+
+
+# --- words about it ------------------------------------------------------------------------------
+
+
+def _group(plan: RunPlan, group: str) -> list[str]:
+    return [n for n in plan.delivered if plan.plans[n].frequency == group]
+
+
+def _where(plan: VariablePlan, variable_map: VariableMap) -> str:
+    if plan.timeline is not None:
+        return str(plan.timeline.files[0].path)
+    return variable_map.place(plan.variable.name)
+
+
+def _defaults(variable_map: VariableMap) -> dict[str, str]:
+    tool = f"callmip-global {__version__}"
+    return {"source": f"{tool}, variable map {Path(variable_map.where).name}"}
+
+
+def _attributes(plan: VariablePlan) -> dict[str, Any]:
+    """CF attributes of a variable in the store, with where it comes from."""
+    attributes: dict[str, Any] = dict(plan.variable.cf_attributes())
+    if plan.entry.expression is not None:
+        attributes["derived_from"] = plan.entry.expression.text
+    else:
+        attributes["original_name"] = plan.entry.source
+        assert plan.timeline is not None
+        units = plan.entry.units or plan.timeline.header.units
+        attributes["original_units"] = units
+    depth = plan.entry.depth_m or plan.variable.depth_m
+    if depth is not None:
+        attributes["depth_bounds_m"] = [float(depth[0]), float(depth[1])]
+    return attributes
+
+
+def _report(
+    plan: RunPlan, variable_map: VariableMap, name: StoreName, hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for variable_name in plan.delivered:
+        item = plan.plans[variable_name]
+        files = [] if item.timeline is None else [str(f.path) for f in item.timeline.files]
+        entries[variable_name] = {
+            **item.summary.report(),
+            "outcome": "fixed" if item.fixes else "accepted",
+            "fixes": dict(sorted(item.fixes.items())),
+            "source": item.entry.source,
+            "units": None if item.timeline is None else item.timeline.header.units,
+            "derived_from": item.entry.derive,
+            "per": item.entry.per,
+            "frequency": item.frequency,
+            "files": sorted(set(files)),
+        }
+    absent = {n: e.absent for n, e in variable_map.entries.items() if e.absent is not None}
+    fraction = variable_map.land_fraction or "every cell that holds a value counts as all land"
+    return {
+        "store": name.text,
+        "years": list(plan.years),
+        "calendar": plan.calendar,
+        "grid": {
+            "shape": list(plan.grid.shape),
+            "edges_from": plan.source_grid.edge_model,
+            "digest": plan.grid.digest,
+        },
+        "land_fraction": fraction,
+        "variables": entries,
+        "absent": absent,
+        "files": dict(sorted(hashes.items())),
+    }
+
+
+def _provenance(report: Mapping[str, Any]) -> dict[str, Any]:
+    import cftime
+    import netCDF4
+    import xarray
+    import zarr
+
+    software = {
+        "callmip-global": __version__,
+        "cftime": cftime.__version__,
+        "netCDF4": netCDF4.__version__,
+        "numpy": np.__version__,
+        "xarray": xarray.__version__,
+        "zarr": zarr.__version__,
+    }
+    return {"harmonize": dict(report), "software": software}
