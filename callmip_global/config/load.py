@@ -39,7 +39,14 @@ from callmip_global.errors import CallmipError, Problem, UsageError
 _STAND_IN_SITE = "local"
 _STAND_IN_PROTOCOL = "callmip-phase1-global"
 # Values that let the rest be checked where the user's own value was refused; never returned.
-_STAND_INS: Mapping[str, Any] = {"walltime": "00:00:01", "memory": "1MB"}
+_STAND_INS: Mapping[str, Any] = {
+    "walltime": "00:00:01",
+    "memory": "1MB",
+    "version": "v0",
+    "grid": "1deg",
+    "climate": "actual",
+    "co2": "yearly",
+}
 
 
 @dataclass(frozen=True)
@@ -311,14 +318,12 @@ def _with_simulations(
 def _salvaged(tree: Located, keys: Iterable[KeyPath]) -> Located:
     """The tree without what was refused, from the back so that list positions stay true."""
     for key in sorted(set(keys), key=lambda k: [(isinstance(p, int), p) for p in k], reverse=True):
+        if key and key[-1] in _STAND_INS:
+            tree = tree.replaced(key, _STAND_INS[str(key[-1])], {})
+            continue
         try:
             tree.get(key)
         except KeyError:
             continue
-        if not key:
-            continue
-        if key[-1] in _STAND_INS:
-            tree = tree.replaced(key, _STAND_INS[str(key[-1])], {})
-        else:
-            tree = tree.without(key)
+        tree = tree.without(key) if key else tree
     return tree

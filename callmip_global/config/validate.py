@@ -186,7 +186,7 @@ def _parameter_files(loaded: LoadedExperiment, name: str) -> Iterator[Problem]:
         )
         return
     missing: dict[int | None, Path] = {}
-    count = 0
+    paths: set[Path] = set()
     for simulation in loaded.experiment.simulations:
         for member in stage.member_numbers:
             context = {
@@ -202,7 +202,7 @@ def _parameter_files(loaded: LoadedExperiment, name: str) -> Iterator[Problem]:
             except UsageError as error:
                 yield from _at(loaded, key, error)
                 return
-            count += 1
+            paths.add(path)
             if not path.is_file():
                 missing.setdefault(member, path)
     if missing:
@@ -211,7 +211,7 @@ def _parameter_files(loaded: LoadedExperiment, name: str) -> Iterator[Problem]:
         found = f"no file {first}"
         if members:
             found = f"no file for member {number_ranges(members)}: {first}"
-        wanted = f"a parameter file for each of the {count}" if count > 1 else "a parameter file"
+        wanted = f"each of {len(paths)} parameter files" if len(paths) > 1 else "a parameter file"
         yield _problem(loaded, key, found, wanted)
 
 
@@ -339,8 +339,10 @@ def _distinctions(loaded: LoadedExperiment) -> Iterator[Problem]:
     for target, template in run.files.items():
         used |= placeholder_names(target)
         path = loaded.resolve(template)
-        if path.is_file():
-            used |= template_names(path.read_text(encoding="utf-8", errors="replace"))
+        if not path.is_file():
+            # Reported already, and it may be the one that makes the difference.
+            return
+        used |= template_names(path.read_text(encoding="utf-8", errors="replace"))
     remedy = "Use it in run.command or in a template of run.files."
     if run.tiles is not None and run.tiles.count > 1 and "tile" not in used:
         yield _problem(

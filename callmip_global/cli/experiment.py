@@ -1,0 +1,93 @@
+"""``callmip-global init`` and ``callmip-global validate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callmip_global.cli.options import JsonOption, SetOption, print_json
+
+if TYPE_CHECKING:
+    from callmip_global.config.load import LoadedExperiment
+
+
+def init(
+    model: Annotated[str, typer.Argument(help="Name of the model, e.g. CLASSIC.")],
+    site: Annotated[str, typer.Argument(help="A site of config/sites, e.g. gadi, or a path.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
+        "experiment.yaml"
+    ),
+) -> None:
+    """Write a commented experiment file to begin with, and say what to edit next."""
+    from callmip_global.config.init import write_experiment
+
+    steps = write_experiment(model, site, out)
+    print(f"{out}: written. Edit next:")
+    for step in steps:
+        print(f"  {step}")
+
+
+def validate(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say everything that is wrong with an experiment, before anything is submitted."""
+    from callmip_global.config.validate import check_experiment
+    from callmip_global.errors import EXIT_USAGE, UsageError
+
+    try:
+        loaded, problems = check_experiment(experiment, overrides or [])
+    except UsageError as error:
+        if not json:
+            raise
+        loaded, problems = None, list(error.problems)
+    valid = loaded is not None and not problems
+    if json:
+        report: dict[str, Any] = {"experiment": str(experiment), "valid": valid}
+        report["problems"] = [asdict(problem) for problem in problems]
+        if loaded is not None and valid:
+            report["summary"] = _counts(loaded)
+        print_json(report)
+        if not valid:
+            raise typer.Exit(EXIT_USAGE)
+        return
+    if loaded is None or problems:
+        raise UsageError(problems)
+    print(summary(loaded))
+
+
+def _counts(loaded: LoadedExperiment) -> dict[str, Any]:
+    experiment = loaded.experiment
+    tiles = experiment.run.tiles
+    return {
+        "simulations": [simulation.name for simulation in experiment.simulations],
+        "stages": {name: len(s.member_numbers) for name, s in experiment.stages.items()},
+        "tiles": 1 if tiles is None else tiles.count,
+        "segments": sum(phase.n_segments for phase in experiment.run.phases),
+        "years": list(experiment.delivered_years),
+        "grid": experiment.output.grid,
+        "site": loaded.site.name,
+    }
+
+
+def summary(loaded: LoadedExperiment) -> str:
+    """One line: what would run, and what would be delivered."""
+    counts = _counts(loaded)
+    stages = " + ".join(
+        f"{name} ({n} members)" if n > 1 else name for name, n in counts["stages"].items()
+    )
+    first, last = counts["years"]
+    n = len(counts["simulations"])
+    line = (
+        f"{loaded.path}: valid: {n} simulation{'' if n == 1 else 's'}"
+        f" ({', '.join(counts['simulations'])}) x {stages} x {counts['segments']} segments"
+        + (f" x {counts['tiles']} tiles" if counts["tiles"] > 1 else "")
+        + f" on {counts['site']}; delivers {first}-{last} at {counts['grid']}"
+    )
+    if last - first + 1 < loaded.protocol.min_years:
+        line += f" (the protocol asks for at least {loaded.protocol.min_years} years)"
+    return line
