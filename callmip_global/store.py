@@ -182,6 +182,21 @@ def grid_variables(grid: Grid) -> dict[str, Any]:
     }
 
 
+def land_variable(land_fraction: NDArray[np.float64]) -> tuple[Any, ...]:
+    """``sftlf`` [%] from the land fraction (nlat, nlon) in [0, 1], as ``xr.Dataset`` takes it."""
+    return (
+        ("lat", "lon"),
+        land_fraction * 100.0,
+        {
+            "standard_name": "land_area_fraction",
+            "long_name": "percentage of the grid cell that is land",
+            "units": "%",
+            "cell_methods": "area: mean",
+            "cell_measures": "area: areacella",
+        },
+    )
+
+
 def protocol_template(
     *,
     grid: Grid,
@@ -207,17 +222,7 @@ def protocol_template(
         "time": (("time",), axis.time, axis.time_attributes),
         "time_bnds": (("time", "bnds"), axis.bounds, {}),
         **grid_variables(grid),
-        "sftlf": (
-            ("lat", "lon"),
-            land_fraction * 100.0,
-            {
-                "standard_name": "land_area_fraction",
-                "long_name": "percentage of the grid cell that is land",
-                "units": "%",
-                "cell_methods": "area: mean",
-                "cell_measures": "area: areacella",
-            },
-        ),
+        "sftlf": land_variable(land_fraction),
     }
     measures = {"cell_measures": "area: areacella"}
     arrays = {
@@ -372,11 +377,14 @@ class StoreWriter:
         root = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         for group in {"", *self.templates}:
             target = root[group] if group else root
-            target.attrs.update(dict(attributes or {}))
+            target.attrs.update(_plain(attributes or {}))
         for partial in self._store.rglob("*.partial"):
             partial.unlink()
         with _consolidation_allowed():
             zarr.consolidate_metadata(self._store)
+        # From here on the ledger no longer speaks of what is in the work folder: killed after the
+        # rename, a rerun must not take the replaced store for its own finished work.
+        (self.work / "work.json").unlink()
         _publish(self._store, self.out)
         shutil.rmtree(self.work)
         return self.out
@@ -399,7 +407,9 @@ def create_store(
         one the finished regions of an interrupted run are kept, with another it starts over
     attributes : attributes of the root
     """
-    text = text_hash(canonical_json([dict(fingerprint), _said(templates), attributes or {}]))
+    text = text_hash(
+        canonical_json([dict(fingerprint), _said(templates), _texts(attributes or {})])
+    )
     work = out.with_name(f".{out.name}.work")
     writer = StoreWriter(out, work, dict(templates), text)
     try:
@@ -411,7 +421,7 @@ def create_store(
         shutil.rmtree(work)
     (work / "done").mkdir(parents=True)
     root = zarr.open_group(work / "store", mode="w", zarr_format=3)
-    root.attrs.update(dict(attributes or {}))
+    root.attrs.update(_plain(attributes or {}))
     for group, template in templates.items():
         _lay_down(work / "store", group, template)
     write_json(work / "work.json", {"fingerprint": text})
@@ -422,7 +432,7 @@ def _said(templates: Mapping[str, Template]) -> dict[str, Any]:
     """What of the templates goes into the fingerprint."""
     return {
         group: {
-            "attrs": {str(k): str(v) for k, v in template.coordinates.attrs.items()},
+            "attrs": _texts(template.coordinates.attrs),
             "coordinates": {
                 str(name): text_hash(
                     f"{var.dims}{var.dtype}{np.ascontiguousarray(var.values).tobytes().hex()}"
@@ -430,11 +440,23 @@ def _said(templates: Mapping[str, Template]) -> dict[str, Any]:
                 for name, var in template.coordinates.variables.items()
             },
             "arrays": {
-                name: [list(spec.dims), spec.dtype, {k: str(v) for k, v in spec.attributes.items()}]
+                name: [list(spec.dims), spec.dtype, _texts(spec.attributes)]
                 for name, spec in template.arrays.items()
             },
         }
         for group, template in templates.items()
+    }
+
+
+def _texts(attributes: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in attributes.items()}
+
+
+def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as JSON holds them: files deliver NumPy numbers and arrays."""
+    return {
+        str(key): value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for key, value in attributes.items()
     }
 
 
@@ -467,7 +489,7 @@ def _lay_down(store: Path, group: str, template: Template) -> None:
             for extra in auxiliary
             if set(coordinates[extra].dims) <= set(spec.dims) and not extra.endswith("_bnds")
         ]
-        attributes = {**spec.attributes, "_FillValue": _ENCODED_NAN}
+        attributes = {**_plain(spec.attributes), "_FillValue": _ENCODED_NAN}
         if seen:
             attributes["coordinates"] = " ".join(seen)
         root.create_array(
@@ -574,7 +596,7 @@ def store_info(path: Path) -> StoreInfo:
     attributes = dict(root.attrs)
     frequencies = tuple(f for f in FREQUENCIES if f in root)
     name = None
-    if "model_name" in attributes:
+    if frequencies and "model_name" in attributes:
         member = attributes.get("member")
         name = StoreName(
             str(attributes["model_name"]),

@@ -38,6 +38,7 @@ def _mean_kernel(
     covered: NDArray[np.float64],
 ) -> None:
     for t in range(values.shape[0]):
+        f = t if fraction.shape[0] > 1 else 0
         for j in range(out.shape[1]):
             for i in range(out.shape[2]):
                 total = 0.0
@@ -48,7 +49,7 @@ def _mean_kernel(
                         ii = lon_indices[b]
                         x = values[t, jj, ii]
                         if not np.isnan(x):
-                            w = lat_values[a] * lon_values[b] * fraction[jj, ii]
+                            w = lat_values[a] * lon_values[b] * fraction[f, jj, ii]
                             total += w * x
                             weight += w
                 covered[t, j, i] = weight
@@ -63,8 +64,8 @@ def masked_mean(
     """out = W(X f) / W f, and W f: the mean over what is valid, and how much of the cell that is.
 
     values : (..., nlat, nlon) on the source grid, float32 or float64, NaN where missing
-    fraction : (nlat, nlon) in [0, 1], the part of each source cell the values speak for (the land
-        fraction for values per land area), None for all of it; without NaN
+    fraction : (nlat, nlon), or of the shape of ``values``, in [0, 1] without NaN: the part of each
+        source cell the values speak for (the land fraction for values per land area); None: all
     Returns (..., nlat, nlon) on the target grid in the type of ``values``, NaN where nothing is
     valid, and the covered fraction of each target cell, float64. Any valid part is kept; sums are
     float64. With the returned fraction the area integral is that of the source (Taylor 2024, GMD
@@ -76,15 +77,17 @@ def masked_mean(
         raise ValueError(f"values are {values.shape}, the weights take {weights.source_shape}")
     if fraction is None:
         fraction = np.ones(weights.source_shape)
-    if fraction.shape != weights.source_shape or not np.all((fraction >= 0) & (fraction <= 1)):
-        raise ValueError("fraction must be (nlat, nlon) of the source, within [0, 1], without NaN")
+    if fraction.shape not in (weights.source_shape, values.shape) or not np.all(
+        (fraction >= 0) & (fraction <= 1)
+    ):
+        raise ValueError("fraction must fit the source, within [0, 1], without NaN")
     leading = values.shape[:-2]
     flat = np.ascontiguousarray(values).reshape(-1, *weights.source_shape)
     out = np.empty((flat.shape[0], *weights.target_shape), dtype=values.dtype)
     covered = np.empty(out.shape, dtype=np.float64)
     _mean_kernel(
         flat,
-        np.ascontiguousarray(fraction, dtype=np.float64),
+        np.ascontiguousarray(fraction, dtype=np.float64).reshape(-1, *weights.source_shape),
         weights.lat.indptr,
         weights.lat.indices,
         weights.lat.values,

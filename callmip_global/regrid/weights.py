@@ -54,7 +54,8 @@ class AxisWeights:
 
     def row_sums(self) -> NDArray[np.float64]:
         """(n_target,) covered part of each target cell."""
-        return np.bincount(self._rows(), weights=self.values, minlength=self.n_target)
+        sums = np.bincount(self._rows(), weights=self.values, minlength=self.n_target)
+        return np.asarray(sums, dtype=np.float64)
 
     def _rows(self) -> NDArray[np.int64]:
         return np.repeat(np.arange(self.n_target), np.diff(self.indptr))
@@ -168,7 +169,7 @@ def _compress(
 ) -> AxisWeights:
     """Compressed rows; overlaps of one pair (a source cell met on both sides) are added."""
     keys, inverse = np.unique(rows * n_source + cols, return_inverse=True)
-    summed = np.bincount(inverse, weights=values, minlength=keys.size)
+    summed = np.asarray(np.bincount(inverse, weights=values, minlength=keys.size), dtype=np.float64)
     counts = np.bincount(keys // n_source, minlength=target.size)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return AxisWeights(n_source, indptr, (keys % n_source).astype(np.int64), summed)

@@ -1,0 +1,45 @@
+"""``callmip-global regrid``: any CF file or store to a standard grid, by itself."""
+
+from __future__ import annotations
+
+import json as json_text
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def regrid(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="CF NetCDF files or stores; files that continue each other in time are joined.",
+        ),
+    ],
+    grid: Annotated[str, typer.Option(help="Target grid: 0.5deg, 1deg or 2deg.")],
+    out: Annotated[Path, typer.Option(help="Zarr store to write; an older store is replaced.")],
+    frequency: Annotated[
+        str | None, typer.Option(help="mon or yr: which group of a store that has both.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+) -> None:
+    """Regrid conservatively; the store has the variables at its root, valid_fraction beside them.
+
+    Integrals over the result are sums of value x areacella x valid_fraction.
+    """
+    from callmip_global.grid import standard_grid
+    from callmip_global.regrid import regrid_files
+
+    report = regrid_files(inputs, grid=standard_grid(grid), out=out, frequency=frequency)
+    if json:
+        typer.echo(json_text.dumps(report, indent=1, sort_keys=True))
+        return
+    typer.echo(f"{out}: {grid}, edges from {report['weights']['edge_model']}")
+    for name, entry in report["conservation"][""].items():
+        typer.echo(
+            f"  {name}: weighted by {entry['weighting']}, mask {entry['mask']}, "
+            f"integral kept to {entry['max_relative_drift']:.0e}"
+        )
+    for text in report["left_out"]:
+        typer.echo(f"  left out: {text}")

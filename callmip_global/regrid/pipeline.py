@@ -1,0 +1,489 @@
+"""Whole data sets to a standard grid: in memory, store to store, files to a flat store.
+
+All three go the same way: variables in grid order, one weight set, blocks of time through one
+kernel, the covered fraction kept beside the data. The two that write check, before they publish,
+that every global integral is what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from callmip_global import __version__
+from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.files import text_hash
+from callmip_global.grid import Grid
+from callmip_global.regrid.apply import covered_fraction, masked_mean
+from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
+from callmip_global.regrid.weights import Weights, conservative_weights
+from callmip_global.store import (
+    ArraySpec,
+    StoreName,
+    StoreWriter,
+    Template,
+    create_store,
+    grid_variables,
+    is_store,
+    land_variable,
+    open_store,
+    protocol_template,
+    store_attributes,
+    store_digest,
+    store_info,
+)
+from callmip_global.timeaxis import decode_months, decode_years
+
+Array = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+
+TOLERANCE = {"float32": 1e-6, "float64": 1e-11}
+"""Largest relative drift of a global integral that is let through, by the type of the data."""
+
+_BLOCK_BYTES = 64 * 1024**2
+_BLOCK_STEPS = 60
+_MAX_WORKERS = 8
+# Fractions nearer than this are the same but for rounding.
+_SAME = 1e-12
+
+
+def _silent(message: str, done: float) -> None:
+    pass
+
+
+# --- in memory --------------------------------------------------------------------------------
+
+
+def regrid_dataset(
+    ds: xr.Dataset,
+    *,
+    grid: Grid,
+    land_fraction: LandFraction = "auto",
+    where: str = "dataset",
+) -> xr.Dataset:
+    """Every numeric variable of ``ds`` that lies on its latitude-longitude grid, on ``grid``.
+
+    land_fraction : what weighs variables that are means over land (``cell_methods`` with "where
+        land"): "auto" the data set's own ``sftlf``; an array in [0, 1] or in % on the grid of
+        ``ds``; None nothing. Variables that are means over the whole cell are never weighted
+        with it.
+
+    float32 stays float32. The result has ``valid_fraction`` beside the data (and
+    ``valid_fraction_<name>`` for a variable with another one): the part of each cell that the
+    values speak for, with which integrals are to be taken. Also ``areacella``, bounds, ``sftlf``
+    where there was one, and time and other coordinates unchanged.
+    DataError when there is no rectilinear grid, no variable on it, or land without units.
+    """
+    inputs = inputs_of(ds, where, land_fraction)
+    weights = conservative_weights(inputs.source.grid, grid, edge_model=inputs.source.edge_model)
+    out: dict[str, Any] = {}
+    fractions: dict[str, _Fraction] = {}
+    whole = slice(0, max(field.size for field in inputs.fields))
+    for field in inputs.fields:
+        values, covered = _regridded(weights, field, whole)
+        leading = covered.reshape(-1, *grid.shape)
+        static = bool(np.all(leading == leading[:1]))
+        out[field.name] = (field.dims, values, _measured(field.attributes))
+        fractions[field.name] = _Fraction(
+            ("lat", "lon") if static else field.dims, leading[0] if static else covered
+        )
+    for name, fraction in _named(fractions).items():
+        out[name] = (fraction.dims, fraction.values, _fraction_attributes(name))
+    if inputs.land is not None:
+        out["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
+    coords: dict[Any, Any] = {**grid_variables(grid), **inputs.passed_on.variables}
+    return xr.Dataset(out, coords=coords, attrs=dict(ds.attrs))
+
+
+@dataclass(frozen=True)
+class _Fraction:
+    """A covered fraction: (nlat, nlon) when it never changes, else computed with the data."""
+
+    dims: tuple[str, ...]
+    values: Array | None
+    dtype: Literal["float32", "float64"] = "float64"
+
+    @property
+    def static(self) -> bool:
+        return self.values is not None and self.values.ndim == 2
+
+    def same_as(self, other: _Fraction) -> bool:
+        if self.values is None or other.values is None:
+            return False
+        return self.dims == other.dims and bool(np.all(np.abs(self.values - other.values) <= _SAME))
+
+
+def _named(fractions: Mapping[str, _Fraction]) -> dict[str, _Fraction]:
+    """``valid_fraction`` is what most variables have; the others get one with their name."""
+    common = max(
+        fractions.values(), key=lambda one: sum(one.same_as(f) for f in fractions.values())
+    )
+    own = {
+        f"valid_fraction_{name}": fraction
+        for name, fraction in fractions.items()
+        if fraction is not common and not fraction.same_as(common)
+    }
+    return {"valid_fraction": common, **own}
+
+
+def _measured(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**attributes, "cell_measures": "area: areacella"}
+
+
+def _fraction_attributes(name: str) -> dict[str, str]:
+    of = f"of {name[15:]} " if name.startswith("valid_fraction_") else ""
+    return {
+        "long_name": f"fraction of the cell's area that the values {of}speak for",
+        "units": "1",
+        "cell_measures": "area: areacella",
+    }
+
+
+def _regridded(weights: Weights, field: Field, region: slice) -> tuple[NDArray[Any], Array]:
+    values = field.read(region)
+    return masked_mean(weights, values, field.read_weight(region))
+
+
+# --- to stores --------------------------------------------------------------------------------
+
+
+def regrid_store(
+    native: Path,
+    *,
+    grid: Grid,
+    out: Path,
+    name: StoreName,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """A native store on a standard grid, as the store ``out``: all groups, all variables.
+
+    Variables per land area are weighted with the store's ``sftlf``, the others with the area that
+    is valid; ``sftlf`` is carried over, ``areacella`` is the target's. Where the values of a
+    variable speak for another part of the cell than ``sftlf`` says, that part is written beside it
+    as ``valid_fraction_<name>``.
+
+    Resumable: killed at any moment and called again it goes on, and the result is the same.
+    Returns (and records in the store's ``provenance``) per frequency and variable the mean global
+    integral before and after and its largest relative drift over time, relative to the integral
+    of the absolute values. DataError when that is above 1e-6 (float32); then nothing is published.
+    """
+    info = store_info(native)
+    if not info.frequencies:
+        raise DataError(
+            Problem(str(native), found="no group mon or yr", wanted="a store made by harmonize")
+        )
+    kept = {k: v for k, v in info.attributes.items() if k not in ("provenance", "title")}
+    attributes = store_attributes(name, kept, info.frequencies)
+    inputs: dict[str, tuple[Inputs, Weights]] = {}
+    templates: dict[str, Template] = {}
+    fractions: dict[str, dict[str, _Fraction]] = {}
+    for frequency in info.frequencies:
+        ds = open_store(native, frequency)
+        group = inputs_of(ds, f"{native} {frequency}")
+        if group.land is None:
+            raise DataError(Problem(str(native), "sftlf", "none", "a land fraction in every store"))
+        weights = conservative_weights(group.source.grid, grid, edge_model=group.source.edge_model)
+        land = covered_fraction(weights, group.land)
+        axis = (decode_months if frequency == "mon" else decode_years)(ds, str(native))
+        found = _fractions(weights, group)
+        by_land = {field.name for field in group.fields if field.weighting == "land fraction"}
+        as_sftlf = _Fraction(("lat", "lon"), land)
+        own = {
+            f"valid_fraction_{key}": fraction
+            for key, fraction in found.items()
+            if key not in by_land or not fraction.same_as(as_sftlf)
+        }
+        template = protocol_template(
+            grid=grid,
+            axis=axis,
+            variables={field.name: field.attributes for field in group.fields},
+            land_fraction=land,
+            attributes=attributes,
+        )
+        inputs[frequency] = (group, weights)
+        fractions[frequency] = found
+        templates[frequency] = _with_fractions(template, own)
+    identity = {
+        "what": "regrid_store",
+        "version": __version__,
+        "source": store_digest(native),
+        "target": grid.digest,
+    }
+    writer = create_store(out, templates, fingerprint=identity, attributes=attributes)
+    report = _fill(writer, inputs, fractions, grid, progress)
+    _check(str(native), report)
+    first = inputs[info.frequencies[0]][1]
+    provenance = {
+        **info.provenance,
+        "regrid": {
+            **first.provenance(),
+            "source_store": native.name,
+            "target_grid": grid.name,
+            "conservation": report,
+        },
+    }
+    writer.publish({"provenance": json.dumps(provenance, sort_keys=True)})
+    return {"weights": dict(first.provenance()), "conservation": report}
+
+
+def regrid_files(
+    paths: Sequence[Path],
+    *,
+    grid: Grid,
+    out: Path,
+    frequency: str | None = None,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Any CF files or stores on a standard grid, as one flat store.
+
+    Variables at the root under their own names, ``valid_fraction`` beside them; several files are
+    joined along time. Types, attributes, time axis and further dimensions stay as they are.
+    Returns a report as ``regrid_store`` does (frequency ""), with what was left out.
+    UsageError when ``out`` is something other than a store; otherwise the errors of
+    ``open_inputs``.
+    """
+    if out.exists() and not is_store(out):
+        raise UsageError(
+            Problem(str(out), found="something that is no store", wanted="a new path, or a store")
+        )
+    if frequency not in (None, "mon", "yr"):
+        raise UsageError(Problem("--frequency", found=repr(frequency), wanted="mon or yr"))
+    inputs = open_inputs(paths, frequency)  # type: ignore[arg-type]
+    weights = conservative_weights(inputs.source.grid, grid, edge_model=inputs.source.edge_model)
+    found = _fractions(weights, inputs)
+    # Text coordinates have no settled form in Zarr v3.
+    numbers = {k: v for k, v in inputs.passed_on.variables.items() if v.dtype.kind in "iuf"}
+    coordinates = xr.Dataset(
+        coords={**grid_variables(grid), **numbers},
+        attrs={
+            **{k: v for k, v in inputs.attributes.items() if k not in _OF_THE_SOURCE},
+            "Conventions": "CF-1.8",
+        },
+    )
+    if inputs.land is not None:
+        coordinates["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
+    arrays = {
+        field.name: ArraySpec(field.dims, _measured(field.attributes), field.dtype)
+        for field in inputs.fields
+    }
+    named = _named(found)
+    template = _with_fractions(Template(coordinates, arrays), named)
+    identity = {
+        "what": "regrid_files",
+        "version": __version__,
+        "sources": [[str(p.resolve()), _file_identity(p)] for p in paths],
+        "target": grid.digest,
+    }
+    writer = create_store(out, {"": template}, fingerprint=identity)
+    report = _fill(writer, {"": (inputs, weights)}, {"": found}, grid, progress)
+    _check(", ".join(str(path) for path in paths[:3]), report)
+    provenance = {
+        "regrid": {
+            **weights.provenance(),
+            "sources": [path.name for path in paths],
+            "target_grid": grid.name,
+            "conservation": report,
+        }
+    }
+    writer.publish({"provenance": json.dumps(provenance, sort_keys=True)})
+    return {
+        "weights": dict(weights.provenance()),
+        "conservation": report,
+        "left_out": list(inputs.left_out),
+    }
+
+
+# What another store says of itself would be wrong of a flat store made from it.
+_OF_THE_SOURCE = ("grid", "frequencies", "provenance")
+
+
+def _file_identity(path: Path) -> str:
+    if path.is_dir():
+        return store_digest(path)
+    stat = path.stat()
+    return text_hash(f"{stat.st_size} {stat.st_mtime_ns}")
+
+
+def _fractions(weights: Weights, inputs: Inputs) -> dict[str, _Fraction]:
+    """The covered fraction of every variable, static where its mask and weight never change."""
+    with ThreadPoolExecutor(_workers()) as pool:
+        masks = list(pool.map(_static_weight, inputs.fields))
+    return {
+        field.name: _Fraction(
+            ("lat", "lon") if mask is not None else field.dims,
+            covered_fraction(weights, mask) if mask is not None else None,
+            field.dtype,
+        )
+        for field, mask in zip(inputs.fields, masks, strict=True)
+    }
+
+
+def _static_weight(field: Field) -> Array | None:
+    """(nlat, nlon) weight of the valid cells, None as soon as it is seen to change."""
+    if isinstance(field.weight, tuple):
+        return None
+    first: NDArray[np.bool_] | None = None
+    for block in _blocks(field, slice(0, field.size)):
+        values = field.read(block)
+        valid = ~np.isnan(values.reshape(-1, *values.shape[-2:]))
+        first = valid[0] if first is None else first
+        if not np.all(valid == first):
+            return None
+    weight: Array = np.where(first if first is not None else False, field.weight, 0.0)
+    return weight
+
+
+def _blocks(field: Field, region: slice) -> list[slice]:
+    """Runs of time steps of at most 64 MB of source data (and as many as one Zarr chunk has)."""
+    if not field.timed:
+        return [region]
+    per_step = np.dtype(field.dtype).itemsize * math.prod(field.parts[0].shape[1:])
+    steps = max(1, min(_BLOCK_STEPS, _BLOCK_BYTES // per_step))
+    return [slice(a, min(a + steps, region.stop)) for a in range(region.start, region.stop, steps)]
+
+
+def _with_fractions(template: Template, fractions: Mapping[str, _Fraction]) -> Template:
+    """Static fractions into the coordinates at once, changing ones as arrays to be filled."""
+    coordinates = template.coordinates
+    arrays = dict(template.arrays)
+    for name, fraction in fractions.items():
+        if fraction.static:
+            coordinates = coordinates.assign(
+                {name: (fraction.dims, fraction.values, _fraction_attributes(name))}
+            )
+        else:
+            attributes = _fraction_attributes(name)
+            arrays[name] = ArraySpec(fraction.dims, attributes, fraction.dtype)
+    return Template(coordinates, arrays)
+
+
+def _workers() -> int:
+    return max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0))))
+
+
+def _fill(
+    writer: StoreWriter,
+    inputs: Mapping[str, tuple[Inputs, Weights]],
+    fractions: Mapping[str, Mapping[str, _Fraction]],
+    grid: Grid,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write every region that is not done yet; the conservation report of all of them.
+
+    One thread per processor, each with one shard of one variable in memory.
+    """
+    tasks = [
+        (group, field, region)
+        for group, (given, _) in inputs.items()
+        for field in given.fields
+        for region in writer.regions(group, field.name)
+    ]
+
+    def run(task: tuple[str, Field, slice]) -> None:
+        group, field, region = task
+        if not writer.is_done(group, field.name, region):
+            given, weights = inputs[group]
+            fraction = fractions[group][field.name]
+            _fill_region(writer, group, field, region, given, weights, fraction, grid)
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        for count, (task, _) in enumerate(zip(tasks, pool.map(run, tasks), strict=True), start=1):
+            progress(" ".join(filter(None, (task[0], task[1].name))), count / len(tasks))
+    return {
+        group: {
+            field.name: _summary(writer, group, field, fractions[group][field.name])
+            for field in given.fields
+        }
+        for group, (given, _) in inputs.items()
+    }
+
+
+def _fraction_array(writer: StoreWriter, group: str, name: str) -> str:
+    own = f"valid_fraction_{name}"
+    return own if own in writer.templates[group].arrays else "valid_fraction"
+
+
+def _fill_region(
+    writer: StoreWriter,
+    group: str,
+    field: Field,
+    region: slice,
+    given: Inputs,
+    weights: Weights,
+    fraction: _Fraction,
+    grid: Grid,
+) -> None:
+    """Regrid and write one shard, its fraction first, with its integrals noted in the ledger."""
+    weights.check(given.source.grid, grid)
+    source_area, target_area = given.source.grid.cell_area, grid.cell_area
+    shape = writer.templates[group].shape(field.name)
+    length = region.stop - region.start
+    shard = np.empty((length, *shape[1:]) if field.timed else shape, dtype=field.dtype)
+    changing = None if fraction.static else np.empty_like(shard)
+    before: list[float] = []
+    after: list[float] = []
+    scale: list[float] = []
+    for block in _blocks(field, region):
+        place = slice(block.start - region.start, block.stop - region.start)
+        target = place if field.timed else slice(None)
+        values, weight = field.read(block), field.read_weight(block)
+        result, covered = masked_mean(weights, values, weight)
+        shard[target] = result
+        if changing is not None:
+            changing[target] = covered
+            covered = changing[target].astype(np.float64)
+        steps = (block.stop - block.start if field.timed else 1, -1)
+        product = np.nan_to_num(values.astype(np.float64)) * weight * source_area
+        before.extend(product.reshape(steps).sum(axis=1).tolist())
+        scale.extend(np.abs(product, out=product).reshape(steps).sum(axis=1).tolist())
+        kept = np.nan_to_num(result.astype(np.float64)) * covered * target_area
+        after.extend(kept.reshape(steps).sum(axis=1).tolist())
+    if changing is not None:
+        writer.write(group, _fraction_array(writer, group, field.name), region, changing)
+    note = {"before": before, "after": after, "scale": scale}
+    writer.write(group, field.name, region, shard, note)
+
+
+def _summary(writer: StoreWriter, group: str, field: Field, fraction: _Fraction) -> dict[str, Any]:
+    notes = [writer.note(group, field.name, r) for r in writer.regions(group, field.name)]
+    before, after, scale = (
+        np.concatenate([np.asarray(note[key]) for note in notes])
+        for key in ("before", "after", "scale")
+    )
+    drift = np.abs(after - before) / np.where(scale > 0.0, scale, 1.0)
+    return {
+        "weighting": field.weighting,
+        "mask": "static" if fraction.static else "changes",
+        "stored_as": field.dtype,
+        "integral_before": float(before.mean()),
+        "integral_after": float(after.mean()),
+        "max_relative_drift": float(drift.max()),
+    }
+
+
+def _check(where: str, report: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """DataError that lists every variable whose integral was not kept."""
+    problems = [
+        Problem(
+            where,
+            " ".join(filter(None, (group, name))),
+            f"a global integral that drifts by {entry['max_relative_drift']:.2e}",
+            f"at most {TOLERANCE[entry['stored_as']]:.0e}",
+            "Values without number (inf) or far outside float32 do this; nothing was published",
+        )
+        for group, variables in report.items()
+        for name, entry in variables.items()
+        if not entry["max_relative_drift"] <= TOLERANCE[entry["stored_as"]]
+    ]
+    if problems:
+        raise DataError(problems)
