@@ -1,0 +1,206 @@
+"""A toy experiment whose model is ten lines of shell: what is tested is the workflow around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from callmip_global.workflow import api
+from callmip_global.workflow.api import RunState
+from callmip_global.workflow.submit import SubmitResult
+
+# The model writes one line per call into a ledger, so that a run done twice can be seen; the
+# parameter file is a shell script, so that a test can make it fail, wait, or whatever it needs.
+MODEL = """
+set -e
+first=$1 last=$2 parameters=$3 write=$4
+years=0
+if [ -f restart_in/years.txt ]; then years=$(cat restart_in/years.txt); fi
+echo "$(basename "$parameters" .sh) $first $last after $years" >> "$LEDGER"
+. "$parameters"
+echo $((years + last - first + 1)) > restart_out/years.txt
+if [ "$write" = true ]; then echo "$first-$last" > "out/mon_$first.txt"; fi
+"""
+
+
+@dataclass
+class Toy:
+    """The experiment in a folder, its ledger, and shortcuts to the functions under test."""
+
+    folder: Path
+    tree: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> Path:
+        return self.folder / "experiment.yaml"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "experiment.run"
+
+    def write(self) -> None:
+        self.experiment.write_text(yaml.safe_dump(self.tree, sort_keys=False))
+
+    def parameters(self, stage: str, text: str) -> None:
+        (self.folder / f"{stage.lower()}.sh").write_text(text)
+
+    def submit(self, *, retry_failed: bool = False, only: str | None = "run") -> SubmitResult:
+        """Submit the run steps (the toy's output is text, so the engines would refuse it)."""
+        _, result = api.submit(
+            self.experiment, only=only, retry_failed=retry_failed, say=self.said.append
+        )
+        return result
+
+    def wait(self) -> dict[str, str]:
+        """State of every run task by ``segment/task`` once nothing is alive."""
+        state = api.wait(self.run_dir, each=lambda _: None, poll_s=0.3)
+        return self.states(state)
+
+    def states(self, state: RunState | None = None) -> dict[str, str]:
+        state = state or api.status(self.run_dir)
+        return {r: t.state for r, t in state.tasks.items() if t.step.kind == "run"}
+
+    def ledger(self) -> list[str]:
+        """Every call of the model that reached its first line, sorted."""
+        path = self.folder / "ledger.txt"
+        return sorted(path.read_text().splitlines()) if path.exists() else []
+
+    def journal(self) -> list[str]:
+        lines = (self.run_dir / "journal.jsonl").read_text().splitlines()
+        return [json.loads(line)["event"] for line in lines]
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line, in a process of its own."""
+        command = [sys.executable, "-m", "callmip_global.cli.app", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    def python(self, *lines: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in a process of its own, which may be killed."""
+        code = textwrap.dedent("\n".join(lines))
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+CALLS = [
+    "posterior 1901 1962 after 2",
+    "posterior 1963 2024 after 64",
+    "posterior 1900 1900 after 0",
+    "posterior 1900 1900 after 1",
+    "prior 1901 1962 after 2",
+    "prior 1963 2024 after 64",
+    "prior 1900 1900 after 0",
+    "prior 1900 1900 after 1",
+]
+"""What the ledger holds when every segment ran exactly once, in the right order."""
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return sorted(CALLS)
+
+
+@pytest.fixture
+def make_toy(awkward_dir: Path) -> Iterator[Callable[..., Toy]]:
+    """``make_toy(site={...}, **changes)``: a toy experiment in a folder with an awkward name."""
+    made: list[Toy] = []
+
+    def make(site: dict[str, Any] | None = None, name: str = "toy") -> Toy:
+        folder = awkward_dir / name
+        folder.mkdir()
+        (folder / "model.sh").write_text(MODEL)
+        (folder / "site.yaml").write_text(yaml.safe_dump(site or LOCAL_SITE))
+        model, ledger = (
+            shlex.quote(str(folder / "model.sh")),
+            shlex.quote(str(folder / "ledger.txt")),
+        )
+        tree: dict[str, Any] = {
+            "model": {"name": "TOY", "version": "v1"},
+            "protocol": "callmip-phase1-global",
+            "simulations": ["S3"],
+            "stages": {
+                "Prior": {"parameters": "prior.sh"},
+                "Posterior": {"parameters": "posterior.sh", "scenario": 1},
+            },
+            "run": {
+                "environment": f"export LEDGER={ledger}",
+                "command": f"bash {model} "
+                "{first_year} {last_year} {parameters} {write_output}",
+                "restart": ["years.txt"],
+                "outputs": {"mon": "out/mon_{first_year}.txt"},
+                "phases": [
+                    {
+                        "name": "spinup",
+                        "years": [1900, 1900],
+                        "cycles": 2,
+                        "climate": {"recycle": [1901, 1920]},
+                        "co2": 1900,
+                    },
+                    {
+                        "name": "historical",
+                        "years": [1901, 2024],
+                        "climate": "actual",
+                        "co2": "yearly",
+                        "segment_years": 62,
+                    },
+                ],
+            },
+            "variables": "models/demo.yaml",
+            "site": "site.yaml",
+            "resources": {"run": {"memory": "100MB", "walltime": "00:05:00"}},
+            "output": {"grid": "2deg", "years": 20},
+        }
+        toy = Toy(folder, tree)
+        toy.write()
+        toy.parameters("Prior", ":\n")
+        toy.parameters("Posterior", ":\n")
+        made.append(toy)
+        return toy
+
+    yield make
+    for toy in made:
+        if (toy.run_dir / "plan.json").exists():
+            api.cancel(toy.run_dir, say=lambda _: None)
+
+
+LOCAL_SITE: dict[str, Any] = {
+    "name": "here",
+    "scheduler": "local",
+    "max_running": 2,
+    "export_environment": True,
+    "source": "none",
+    "date": "2026-11-22",
+}
+
+SLURM_SITE: dict[str, Any] = {
+    "name": "test",
+    "scheduler": "slurm",
+    "max_array_size": 50,
+    "source": "the test suite's own",
+    "date": "2026-11-22",
+}
+
+
+@pytest.fixture
+def toy(make_toy: Callable[..., Toy]) -> Toy:
+    """The toy on the local scheduler."""
+    return make_toy()
+
+
+@pytest.fixture
+def slurm_toy(make_toy: Callable[..., Toy], slurm: Any) -> Toy:
+    """The toy on the suite's own Slurm."""
+    os.environ.pop("SLURM_JOB_ID", None)
+    return make_toy(SLURM_SITE)

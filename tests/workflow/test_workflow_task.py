@@ -1,0 +1,212 @@
+"""Inside a job: who may run a task, and what is published."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callmip_global.files import write_json
+from callmip_global.workflow import api, task
+from callmip_global.workflow.journal import Journal
+from callmip_global.workflow.rundir import RunDir
+from callmip_global.workflow.task import run_task
+
+STEP = "run-spinup-c01"
+REF = f"{STEP}/S3.Prior"
+
+
+@pytest.fixture
+def run(toy: Any) -> RunDir:
+    """The toy's run directory, written but not submitted."""
+    run, _ = api.prepare(toy.experiment)
+    return run
+
+
+def intend(run: RunDir, token: str, replaces: tuple[str, ...] = ()) -> None:
+    """What `submit` writes before it submits the first step's first task."""
+    first = run.plan().step(STEP).tasks[0]
+    run.journal.append(
+        "intent",
+        token=token,
+        step=STEP,
+        tasks=[first.id],
+        keys=[first.key],
+        rows=[1],
+        offset=0,
+        depends=[],
+        replaces=list(replaces),
+    )
+
+
+def attempts(run: RunDir) -> list[str]:
+    return [a.state for a in run.attempts(REF)]
+
+
+def test_a_job_with_the_latest_token_runs_its_task_and_publishes_it(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["done"]
+    marker = run.marker(REF)
+    assert marker is not None
+    assert marker["key"] == run.plan().step(STEP).tasks[0].key
+    assert toy.ledger() == ["prior 1900 1900 after 0"]
+
+
+def test_a_job_that_was_superseded_touches_nothing(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    intend(run, "t2")
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert not run.task_dir(REF).exists()
+    assert toy.ledger() == []
+
+
+def test_a_job_nobody_intended_touches_nothing(run: RunDir, toy: Any) -> None:
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert toy.ledger() == []
+
+
+def test_a_second_job_of_a_finished_task_touches_nothing(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    run_task(run, STEP, 1, "t1")
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["done"]
+    assert len(toy.ledger()) == 1
+
+
+def left_running(run: RunDir, **status: Any) -> Path:
+    """An attempt whose owner gave a sign of life just now."""
+    path = run.task_dir(REF) / "attempt-01"
+    path.mkdir(parents=True)
+    owner = {"state": "running", "token": "t1", "job_id": "77", "host": "node9", "pid": 1}
+    write_json(path / "status.json", {**owner, **status})
+    return path
+
+
+def test_a_job_leaves_a_task_to_another_live_attempt(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    left_running(run)
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["running"]
+    assert toy.ledger() == []
+
+
+def test_a_job_started_again_by_the_scheduler_makes_a_new_attempt(
+    run: RunDir, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intend(run, "t1")
+    left_running(run)
+    monkeypatch.setenv("CALLMIP_JOB_ID", "77")
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["running", "done"]
+    assert len(toy.ledger()) == 1
+
+
+def test_a_job_takes_over_from_one_the_scheduler_had_let_go_of(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    intend(run, "t2", replaces=("t1",))
+    left_running(run)
+    assert run_task(run, STEP, 1, "t2") == 0
+    assert attempts(run) == ["running", "done"]
+
+
+def test_a_job_takes_over_from_a_process_of_this_machine_that_is_gone(run: RunDir) -> None:
+    intend(run, "t1")
+    left_running(run, host=socket.gethostname(), pid=2**22 + 1)
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["running", "done"]
+
+
+def test_a_job_takes_over_from_an_attempt_without_a_sign_of_life(run: RunDir) -> None:
+    intend(run, "t1")
+    status = left_running(run) / "status.json"
+    os.utime(status, (1, 1))
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert attempts(run) == ["running", "done"]
+
+
+def test_an_attempt_that_was_overtaken_publishes_nothing(
+    run: RunDir, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intend(run, "t1")
+    real = task._Attempt._work
+
+    def overtaken(self: Any, upstream: Any) -> Any:
+        result = real(self, upstream)
+        (run.task_dir(REF) / "attempt-02").mkdir()
+        return result
+
+    monkeypatch.setattr(task._Attempt, "_work", overtaken)
+    assert run_task(run, STEP, 1, "t1") == 0
+    assert run.marker(REF) is None
+    assert attempts(run)[0] == "left"
+
+
+def test_of_two_markers_only_the_first_is_published(run: RunDir) -> None:
+    run.task_dir(REF).mkdir(parents=True)
+    assert run.publish(REF, {"key": "a"})
+    assert not run.publish(REF, {"key": "b"})
+    assert run.marker(REF) == {"key": "a"}
+    assert [p.name for p in run.task_dir(REF).iterdir()] == ["done.json"]
+
+
+def test_a_task_whose_upstream_is_not_done_fails_without_running(
+    run: RunDir, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "_UPSTREAM_WAIT_S", 0.1)
+    plan = run.plan()
+    second = plan.step("run-spinup-c02").tasks[0]
+    run.journal.append(
+        "intent", token="t", step="run-spinup-c02", tasks=[second.id], keys=[second.key],
+        rows=[1], offset=0, depends=["5"], replaces=[],
+    )  # fmt: skip
+    assert run_task(run, "run-spinup-c02", 1, "t") == 1
+    failure = run.attempts("run-spinup-c02/S3.Prior")[0].status["failure"]
+    assert failure["class"] == "upstream"
+    assert REF in failure["message"]
+    assert toy.ledger() == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "words"),
+    [
+        ("exit 9", "model", "exit code 9"),
+        ("kill -9 $$", "memory", "signal 9"),
+        ("echo oom-kill event >&2; exit 1", "memory", "out of memory"),
+        ("trap 'rm -f restart_out/years.txt' EXIT", "restart", "years.txt is missing"),
+        ("trap ': > restart_out/years.txt' EXIT", "restart", "years.txt is empty"),
+    ],
+)
+def test_a_failure_is_classified(
+    run: RunDir, toy: Any, parameters: str, kind: str, words: str
+) -> None:
+    toy.parameters("Prior", parameters + "\n")
+    run, _ = api.prepare(toy.experiment)
+    intend(run, "t1")
+    assert run_task(run, STEP, 1, "t1") == 1
+    failure = run.attempts(REF)[0].status["failure"]
+    assert failure["class"] == kind
+    assert words in failure["message"]
+    assert run.marker(REF) is None
+
+
+def test_a_parameter_file_changed_since_submit_is_not_run_with(run: RunDir, toy: Any) -> None:
+    intend(run, "t1")
+    toy.parameters("Prior", "# other\n")
+    assert run_task(run, STEP, 1, "t1") == 1
+    assert run.attempts(REF)[0].status["failure"]["class"] == "input"
+    assert toy.ledger() == []
+
+
+def test_a_journal_line_cut_short_by_a_crash_loses_nothing_else(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("intent", token="a", step="s", tasks=["x"], keys=["k"], rows=[1], offset=0,
+                   depends=[], replaces=[])  # fmt: skip
+    with journal.path.open("a") as file:
+        file.write('{"event": "submitted", "token": "a", "job')
+    assert journal.intents()["a"].is_open
+    journal.append("adopted", token="a", job_id="7")
+    assert journal.intents()["a"].job_id == "7"
