@@ -402,9 +402,10 @@ class Transfer:
 
     def settle(self, state: State) -> None:
         """Put wood and soil carbon where a repeat of the period would bring them back to."""
-        wood = (state.wood_gc_m2 - self.ww * self.wood_start) / (1.0 - self.ww)
+        # Where nothing grows the fixed point is 0, and rounding must not make it less.
+        wood = np.maximum(state.wood_gc_m2 - self.ww * self.wood_start, 0.0) / (1.0 - self.ww)
         added = state.soil_gc_m2 - self.ws * self.wood_start - self.ss * self.soil_start
-        state.soil_gc_m2 = (added + self.ws * wood) / (1.0 - self.ss)
+        state.soil_gc_m2 = np.maximum(added + self.ws * wood, 0.0) / (1.0 - self.ss)
         state.wood_gc_m2 = wood
 
 

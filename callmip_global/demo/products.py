@@ -231,7 +231,7 @@ def _field(
     # Edges of the model's rows, from the south; the model counts them from the north.
     sines: Array = np.sin(np.deg2rad(gaussian_grid(nlat, nlon)[1][::-1])).astype(np.float64)
     lon_step = 360.0 / nlon
-    lon_edges_in = (np.arange(nlon + 1) - 0.5) * lon_step
+    lon_edges_in = (np.arange(nlon + 1, dtype=np.float64) - 0.5) * lon_step
     lat_edges = np.asarray(np.linspace(-90.0, 90.0, round(180.0 / product.dlat) + 1))
     lon_edges = product.first_lon + np.linspace(0.0, 360.0, round(360.0 / product.dlon) + 1)
     rows = _overlap(sines, np.sin(np.deg2rad(lat_edges)).astype(np.float64))[:, ::-1]
