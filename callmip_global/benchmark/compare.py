@@ -17,6 +17,7 @@ from callmip_global.benchmark.series import Period, Series, days_of
 from callmip_global.benchmark.statistics import Moments, PairSums
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
+from callmip_global.store import PER_LAND
 from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
@@ -24,7 +25,8 @@ Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
 
 MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
-_BLOCK = {"mon": 12, "yr": 4, "fx": 12}
+_BLOCK_STEPS = 60  # what a store holds in one chunk
+_BLOCK_BYTES = 768 * 1024**2  # of all series of a comparison together
 _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
 
@@ -143,8 +145,9 @@ def _gather(
     area_reference = np.zeros_like(area_valid)
     area_runs = np.zeros((len(runs), *area_valid.shape))
     sums: PairSums | None = None
-    for start in range(0, n_steps, _BLOCK[frequency]):
-        stop = min(start + _BLOCK[frequency], n_steps)
+    size = _block_steps(n_cells, len(runs))
+    for start in range(0, n_steps, size):
+        stop = min(start + size, n_steps)
         block = periods[start:stop]
         if static is not None:
             r = np.broadcast_to(static, (len(block), n_cells))
@@ -181,6 +184,12 @@ def _gather(
     )
 
 
+def _block_steps(n_cells: int, n_runs: int) -> int:
+    """Steps read at a time: whole chunks where memory allows, else fewer."""
+    fitting = _BLOCK_BYTES // (8 * n_cells * (n_runs + 1))
+    return int(max(1, min(_BLOCK_STEPS, fitting)))
+
+
 def coarsest(grids: Sequence[Grid]) -> Grid:
     """The grid with the largest mean cell; of equal ones the first."""
 
@@ -213,8 +222,9 @@ def _regridded(
     values: Array, series: Series, grid: Grid, variable: str, regridder: Regridder
 ) -> Array:
     source = series.grid
+    methods = {} if series.land is None else {"cell_methods": f"area: mean {PER_LAND}"}
     ds = xr.Dataset(
-        {variable: (("time", "lat", "lon"), values)},
+        {variable: (("time", "lat", "lon"), values, methods)},
         coords={
             "lat": ("lat", source.lat, {"standard_name": "latitude", "bounds": "lat_bnds"}),
             "lon": ("lon", source.lon, {"standard_name": "longitude", "bounds": "lon_bnds"}),

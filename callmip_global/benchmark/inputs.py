@@ -162,7 +162,7 @@ def _file_run(path: Path) -> Run:
                 str(path),
                 found=f"model {model!r}, stage {stage!r}, frequency {frequency!r}",
                 wanted="<model>.<version>_global_<grid>_<mon|yr>_<YYYY-YYYY>_<Prior|Posterior>.nc",
-                remedy="Name the file so, or set the attributes Model, Calibration_stage, frequency.",
+                remedy="Name it so, or set the attributes Model, Calibration_stage, frequency.",
             )
         )
     member = attributes.get("member") or parts.get("member") or ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,8 +21,8 @@ class Product:
 
     ``paths``: absolute paths or glob patterns, all files of the product. ``source``: the name of
     the variable in them (default: the only data variable, or the protocol's name).
-    ``native_units``: what the files hold before the factor. It stands in where a file names no unit;
-    beside ``units``, a file that names a different unit is refused, for the factor would be wrong.
+    ``native_units``: what the files hold before the factor. It stands in where a file names no
+    unit; beside ``units``, a file with a different unit is refused: the factor would be wrong.
     ``window``: first and last year to use. ``static``: a map without time (or one epoch): bias and
     spatial distribution only. ``anomaly``: only departures from the mean are comparable, so bias
     and spatial distribution are left out and the RMSE is the centralised one.
@@ -73,5 +72,12 @@ class Product:
 
     def files(self) -> tuple[Path, ...]:
         """The files there are, patterns expanded, sorted, each once."""
-        found = {path for pattern in self.paths for path in glob.glob(pattern, recursive=True)}
-        return tuple(Path(path) for path in sorted(found))
+        found: set[Path] = set()
+        for text in self.paths:
+            path = Path(text)
+            if path.exists():
+                # Brackets in a folder's name are no pattern.
+                found.add(path)
+            else:
+                found.update(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        return tuple(sorted(found))

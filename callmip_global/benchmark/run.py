@@ -113,6 +113,9 @@ def run_benchmark(
             except CallmipError as error:
                 problems += [p for p in error.problems if p not in problems]
                 continue
+            finally:
+                for series in (seen, *(series for _, series in with_it)):
+                    series.close()
             problems += [p for p in found if p not in problems]
             notes += comparison.notes
             files = _write_maps(maps, comparison)

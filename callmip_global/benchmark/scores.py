@@ -66,7 +66,7 @@ def noticeable(spread: Any, size: Any) -> Array:
     """``spread``, NaN where it is nothing beside ``size``: such a cell has no scale to score by."""
     spread = np.asarray(spread, np.float64)
     floor = _RESOLUTION * np.abs(np.nan_to_num(np.asarray(size, np.float64)))
-    return np.where(spread > floor, spread, np.nan)
+    return np.asarray(np.where(spread > floor, spread, np.nan))
 
 
 def error_score(error: Any, scale: Any) -> Array:
@@ -77,7 +77,7 @@ def error_score(error: Any, scale: Any) -> Array:
 def centred_rmse(variance_model: Any, variance_reference: Any, covariance: Any) -> Array:
     """sqrt(var m + var r - 2 cov), 0 where rounding makes that negative."""
     square = np.asarray(variance_model) + variance_reference - 2.0 * np.asarray(covariance)
-    return np.sqrt(np.maximum(square, 0.0))
+    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
 
 def month_of_maximum(cycle: Any) -> Array:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from callmip_global.benchmark.product import Product
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid, grid_of
+from callmip_global.store import is_per_land
 from callmip_global.timeaxis import (
     MonthAxis,
     annual_mean,
@@ -27,15 +28,16 @@ from callmip_global.variables import variable_table
 Array = NDArray[np.float64]
 Period = tuple[int, int]
 Opener = Callable[[], xr.Dataset]
-Reader = Callable[[NDArray[Any], Period, str], Array]
+# From the numbers of one step, its period, the frequency and the calendar; None: as they are.
+Convert = Callable[[NDArray[Any], Period, str, str], Array] | None
 
 
 class Series(Protocol):
     """What the comparison needs of a product or of a run.
 
     ``periods``: (year, month) of each step, ascending, the month of annual steps 1. ``read`` gives
-    (T, nlat, nlon) float64 in ``grid`` order, NaN where missing. ``land``: land fraction (nlat,
-    nlon) in [0, 1] where the file knows it.
+    (T, nlat, nlon) floats in ``grid`` order, NaN where missing. ``land``: land fraction (nlat,
+    nlon) in [0, 1] where the values are means over land and the file knows it.
     """
 
     where: str
@@ -45,7 +47,9 @@ class Series(Protocol):
     grid: Grid
     land: Array | None
 
-    def read(self, periods: Sequence[Period]) -> Array: ...
+    def read(self, periods: Sequence[Period]) -> NDArray[Any]: ...
+
+    def close(self) -> None: ...
 
 
 def days_of(period: Period, frequency: str, calendar: str) -> float:
@@ -68,23 +72,42 @@ class FileSeries:
     openers: Sequence[Opener]
     name: str
     places: dict[Period, tuple[int, int]]
-    convert: Callable[[Array, Period], Array] = field(repr=False)
+    dtype: np.dtype[Any]
+    convert: Callable[[Array, Period], Array] | None = field(repr=False)
+    _open: tuple[int, xr.Dataset, SourceGrid] | None = field(default=None, repr=False)
 
-    def read(self, periods: Sequence[Period]) -> Array:
-        out = np.full((len(periods), *self.grid.shape), np.nan)
-        wanted = [(self.places[period], i, period) for i, period in enumerate(periods)]
-        for part in sorted({place[0] for place, _, _ in wanted}):
-            with self.openers[part]() as ds:
-                source = grid_of(ds, self.where)
-                da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), self.where))
-                mine = [(place[1], i, period) for place, i, period in wanted if place[0] == part]
-                steps = [step for step, _, _ in mine]
-                block = da.isel({_time_dim(ds): steps}) if _time_dim(ds) in da.dims else da
-                values = np.asarray(block.values, dtype=np.float64)
-                values = values.reshape(len(steps), *self.grid.shape)
-            for j, (_, i, period) in enumerate(mine):
-                out[i] = self.convert(values[j], period)
+    def read(self, periods: Sequence[Period]) -> NDArray[Any]:
+        out = np.full((len(periods), *self.grid.shape), np.nan, self.dtype)
+        wanted = [(*self.places[period], i) for i, period in enumerate(periods)]
+        for part in sorted({place[0] for place in wanted}):
+            ds, source = self._part(part)
+            da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), self.where))
+            steps = [step for p, step, _ in wanted if p == part]
+            rows = [i for p, _, i in wanted if p == part]
+            if _time_dim(ds) in da.dims:
+                first, last = steps[0], steps[-1]
+                run = steps == list(range(first, last + 1))
+                # A slice is read chunk by chunk, a list of indices cell by cell.
+                da = da.isel({_time_dim(ds): slice(first, last + 1) if run else steps})
+            out[rows] = np.asarray(da.values).reshape(len(steps), *self.grid.shape)
+        if self.convert is not None:
+            for i, period in enumerate(periods):
+                out[i] = self.convert(out[i], period)
         return out
+
+    def _part(self, part: int) -> tuple[xr.Dataset, SourceGrid]:
+        """The open part; only one is held open at a time."""
+        if self._open is None or self._open[0] != part:
+            self.close()
+            ds = self.openers[part]()
+            self._open = (part, ds, grid_of(ds, self.where))
+        return self._open[1:]
+
+    def close(self) -> None:
+        """Close what is open; the next read opens it again."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
 
 @dataclass
@@ -113,6 +136,9 @@ class AnnualSeries:
             out[i] = annual_mean(self.monthly.read(months), lengths)[0]
         return out
 
+    def close(self) -> None:
+        self.monthly.close()
+
 
 def product_series(product: Product) -> FileSeries:
     """The product's files as one series; DataError says in one line what is wrong with them."""
@@ -140,9 +166,7 @@ def run_series(
 ) -> FileSeries:
     """One variable of a run: named as in the protocol, in any units that convert to the table's."""
 
-    def conversion(
-        ds: xr.Dataset, name: str, at: str
-    ) -> Callable[[Array, Period, str, str], Array]:
+    def conversion(ds: xr.Dataset, name: str, at: str) -> Convert:
         units = str(ds[name].attrs.get("units", ""))
         return _converter(convert_factor(units, variable_table()[variable].units, at, variable))
 
@@ -155,7 +179,7 @@ def file_series(
     openers: Sequence[Opener],
     source: str | None,
     variable: str,
-    conversion: Callable[[xr.Dataset, str, str], Callable[[Array, Period, str, str], Array]],
+    conversion: Callable[[xr.Dataset, str, str], Convert],
     *,
     static: bool = False,
 ) -> FileSeries:
@@ -164,7 +188,8 @@ def file_series(
     frequencies: set[str] = set()
     first: SourceGrid | None = None
     calendar, name, land = "standard", "", None
-    convert: Callable[[Array, Period, str, str], Array] | None = None
+    convert: Convert = None
+    dtype: np.dtype[Any] = np.dtype(np.float64)
     for index, (opener, at) in enumerate(zip(openers, places, strict=True)):
         with _opened(opener, at) as ds:
             own_name = _variable_name(ds, source, variable, at)
@@ -173,7 +198,9 @@ def file_series(
             if first is None:
                 first, name = grid, own_name
                 convert = conversion(ds, name, at)
-                land = _land_fraction(ds, grid)
+                if convert is None and ds[name].dtype == np.float32:
+                    dtype = np.dtype(np.float32)
+                land = _land_fraction(ds, grid) if is_per_land(ds[name]) else None
             elif grid.grid.shape != first.grid.shape or own_name != name:
                 raise DataError(
                     Problem(
@@ -199,7 +226,7 @@ def file_series(
                         )
                     )
                 periods[period] = (index, step)
-    if first is None or convert is None:
+    if first is None:
         raise DataError(Problem(where, variable, "no file"))
     if len(frequencies) > 1:
         raise DataError(
@@ -222,7 +249,10 @@ def file_series(
         openers=openers,
         name=name,
         places=periods,
-        convert=lambda values, period: final(values, period, frequency, used_calendar),
+        dtype=dtype,
+        convert=None
+        if final is None
+        else lambda values, period: final(values, period, frequency, used_calendar),
     )
 
 
@@ -336,9 +366,7 @@ def _said(period: Period, frequency: str) -> str:
     return str(period[0]) if frequency == "yr" else f"{period[0]}-{period[1]:02d}"
 
 
-def _product_conversion(
-    product: Product, da: xr.DataArray, at: str
-) -> Callable[[Array, Period, str, str], Array]:
+def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Convert:
     own = str(da.attrs.get("units", "")).strip()
     target = variable_table()[product.variable].units
     if product.units is not None:
@@ -359,10 +387,11 @@ def _product_conversion(
     return _converter(convert_factor(units, target, at, product.variable), scale)
 
 
-def _converter(
-    conversion: Conversion, scale: float = 1.0
-) -> Callable[[Array, Period, str, str], Array]:
-    def convert(values: Array, period: Period, frequency: str, calendar: str) -> Array:
+def _converter(conversion: Conversion, scale: float = 1.0) -> Convert:
+    if conversion.identity and scale == 1.0:
+        return None
+
+    def convert(values: NDArray[Any], period: Period, frequency: str, calendar: str) -> Array:
         days = None
         if conversion.per is not None:
             per = "yr" if conversion.per == "year" or frequency == "yr" else "mon"

@@ -1,0 +1,73 @@
+"""``callmip-global benchmark``: runs against reference products, scores, maps and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def benchmark(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STORE|FILE...",
+            help="Stores, folders of stores, or NetCDF files with the protocol's names.",
+        ),
+    ],
+    products: Annotated[
+        Path, typer.Option("--products", "-p", help="Products file (products: {NAME: {...}}).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores, maps and report.")],
+    frequency: Annotated[
+        list[str] | None, typer.Option(help="mon or yr; both when not given. May be repeated.")
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="Region; all of them when not given. May be repeated.")
+    ] = None,
+) -> None:
+    """Score prior and posterior runs against reference products and write a report.
+
+    Writes scores.csv, maps/*.nc, benchmark.json, problems.json and report.html into OUT. A product
+    that cannot be used is named on stderr and makes the exit code 1; the rest is done all the same.
+    """
+    import xarray as xr
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from callmip_global.benchmark import run_benchmark, write_report
+    from callmip_global.benchmark.regions import REGIONS
+    from callmip_global.benchmark.run import FREQUENCIES, raise_problems
+    from callmip_global.config.products import load_products
+    from callmip_global.grid import Grid
+    from callmip_global.regrid import regrid_dataset
+
+    def regridder(ds: xr.Dataset, grid: Grid) -> xr.Dataset:
+        return regrid_dataset(ds, grid=grid)
+
+    console = Console(stderr=True)
+    chosen = load_products(products)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading", total=1.0)
+        summary = run_benchmark(
+            [path for given in inputs for path in _stores_in(given)],
+            products=chosen,
+            out=out,
+            regridder=regridder,
+            frequencies=frequency or FREQUENCIES,
+            regions=region or tuple(REGIONS),
+            progress=lambda text, share: bar.update(task, description=text, completed=share),
+        )
+        bar.update(task, description="report", completed=1.0)
+        report = write_report(out, out=out / "report.html")
+    typer.echo(f"{out / 'scores.csv'}\n{report}")
+    raise_problems(summary)
+
+
+def _stores_in(path: Path) -> list[Path]:
+    """The path itself, or the stores inside a folder that is none."""
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        return sorted(path.glob("*.zarr")) or [path]
+    return [path]
