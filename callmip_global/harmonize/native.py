@@ -56,6 +56,7 @@ class NativeFile:
 
     ``axis`` is None without a time axis. ``one_step``: a single stamp without bounds, which may be
     a month or a year; the files around it decide. ``notes``: what had to be mended to read it.
+    ``synthetic``: what the file says of itself where its values are synthetic.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class NativeFile:
     time_dim: str | None
     one_step: bool
     notes: tuple[str, ...] = ()
+    synthetic: str = ""
 
     def grid_dims(self) -> set[str]:
         """Names of the horizontal dimensions."""
@@ -125,7 +127,17 @@ def scan(path: Path, calendar: str | None = None) -> NativeFile:
         axis, time_dim, one_step, more = _axis(ds, where, calendar)
         has_grid = any(len(v.dims) >= 2 for v in variables.values())
         grid = grid_of(ds, where) if has_grid else None
-    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes + more)
+        synthetic = _synthetic(ds.attrs)
+    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes + more, synthetic)
+
+
+def _synthetic(attributes: Mapping[Any, Any]) -> str:
+    """The words of a file that calls itself synthetic, so that the label is never lost."""
+    stated = str(attributes.get("synthetic", ""))
+    comment = str(attributes.get("comment", ""))
+    if stated and stated.lower() != "false":
+        return comment or stated
+    return comment if "synthetic" in comment.lower() else ""
 
 
 def _axis(
@@ -218,9 +230,9 @@ class Timeline:
 
 
 def build_timeline(
-    name: str, files: Iterable[NativeFile], years: tuple[int, int], where: str
+    name: str, files: Iterable[NativeFile], years: tuple[int, int] | None, where: str
 ) -> Timeline:
-    """The timeline of a native variable over the whole years first..last.
+    """The timeline of a native variable over the whole years first..last (None: all there is).
 
     Monthly values are taken where there are any, annual ones only where the model wrote nothing
     else. DataError on overlaps and on missing periods, which are listed, and when the files
@@ -262,13 +274,15 @@ def _by_frequency(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
 def _timeline(
     name: str,
     pieces: list[Piece],
-    years: tuple[int, int],
+    years: tuple[int, int] | None,
     frequency: Frequency,
     where: str,
 ) -> Timeline:
     first = pieces[0].file
     calendar = first.axis.calendar if first.axis else "standard"
-    axis = month_axis(years, calendar, frequency)
+    axis = _extent(pieces, calendar, frequency)
+    if years is not None:
+        axis = month_axis(years, calendar, frequency)
     for piece in pieces:
         other = piece.file.axis
         if other is not None and other.calendar != calendar:
@@ -309,10 +323,29 @@ def _timeline(
                 where,
                 name,
                 f"no {_spans(missing, frequency)} ({len(missing)} of {axis.size} {unit})",
-                f"every period of {years[0]} to {years[1]}",
+                f"every period of {axis.years[0]} to {axis.years[1]}",
             )
         )
     return Timeline(name, axis, tuple(cut))
+
+
+def _extent(pieces: Sequence[Piece], calendar: str, frequency: Frequency) -> MonthAxis:
+    """From the first to the last period of all pieces."""
+    first = min(piece.periods[0] for piece in pieces)
+    last = max(piece.periods[-1] for piece in pieces)
+    months = 12 * (last[0] - first[0]) + last[1] - first[1]
+    return MonthAxis(calendar, first, months // (12 if frequency == "yr" else 1) + 1, frequency)
+
+
+def whole_years(timeline: Timeline) -> tuple[int, int] | None:
+    """First and last whole year of a timeline, or None if it has none."""
+    axis = timeline.axis
+    if axis.frequency == "yr":
+        return axis.years
+    try:
+        return axis.complete_years()[1].years
+    except ValueError:
+        return None
 
 
 def _spans(periods: Sequence[Period], frequency: Frequency) -> str:

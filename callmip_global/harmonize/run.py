@@ -8,10 +8,10 @@ float64, checked, and written in float32.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,19 @@ from callmip_global.harmonize.native import (
     read_static,
 )
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource, substance_of
-from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
-from callmip_global.timeaxis import MonthAxis, annual_mean, month_axis
+from callmip_global.store import (
+    FREQUENCIES,
+    StoreName,
+    StoreWriter,
+    Template,
+    create_store,
+    protocol_template,
+    store_attributes,
+)
+from callmip_global.timeaxis import Frequency, MonthAxis, annual_mean, month_axis
 from callmip_global.units import Conversion, convert_factor, same_units
 from callmip_global.variables import Variable, variable_table
 
-Frequency = Literal["mon", "yr"]
 Array = NDArray[np.float64]
 
 LOST = 1e-3
@@ -58,7 +65,7 @@ class RefusedVariablesError(DataError):
 class VariablePlan:
     """How one variable comes about. ``timeline`` and ``conversion`` are None for a derived one.
 
-    ``frequency``: what the values are made as; ``fixes``: rule -> what was done, for the report.
+    ``frequency``: that of the native values; ``fixes``: rule -> what was done, for the report.
     """
 
     variable: Variable
@@ -110,7 +117,8 @@ def harmonize_run(
     name : identity of the run, grid ``native``;  out : final path of the store
     attributes : global attributes (institution, contact, scenario, synthetic ...)
     years : first and last year wanted;  frequencies : ``mon``, ``yr`` or both. The group ``mon``
-        holds monthly variables, ``yr`` those the model writes once a year (all, without ``mon``)
+        holds what the model writes monthly, ``yr`` everything: means of the months weighted by
+        their lengths, or what the model writes once a year
     variables : names wanted; None takes all the map has, and then the map must speak of every
         variable the protocol asks for
 
@@ -121,17 +129,40 @@ def harmonize_run(
     """
     inventory = Inventory.of(files, variable_map.calendar)
     problems = [p for found in inventory.problems.values() for p in found]
-    if variables is None:
-        problems += variable_map.problems()
-        wanted = variable_map.delivered
-    else:
-        problems += variable_map.problems(variables)
-        wanted = tuple(variables)
+    problems += variable_map.problems(variables)
     if problems:
         raise RefusedVariablesError({"": problems})
+    return harmonize_files(
+        inventory.files,
+        variable_map=variable_map,
+        name=name,
+        attributes=attributes,
+        years=years,
+        frequencies=frequencies,
+        out=out,
+        variables=variable_map.delivered if variables is None else variables,
+        progress=progress,
+    )
+
+
+def harmonize_files(
+    files: Sequence[NativeFile],
+    *,
+    variable_map: VariableMap,
+    name: StoreName,
+    attributes: Mapping[str, str],
+    years: tuple[int, int],
+    frequencies: Sequence[Frequency],
+    out: Path,
+    variables: Sequence[str],
+    progress: Callable[[str, float], None] = lambda _text, _share: None,
+) -> dict[str, Any]:
+    """`harmonize_run` for files whose headers are read already and variables that are chosen."""
     progress("headers read", 0.0)
-    plan = plan_variables(inventory.files, variable_map, wanted, years, frequencies)
-    report = _write(plan, variable_map, name, attributes, frequencies, out, progress)
+    plan = plan_variables(files, variable_map, variables, years, frequencies)
+    said = sorted({f.synthetic for f in plan.inputs if f.synthetic})
+    labelled = {"synthetic": "; ".join(said), **attributes} if said else attributes
+    report = _write(plan, variable_map, name, labelled, frequencies, out, progress)
     progress("store published", 1.0)
     return report
 
@@ -143,10 +174,13 @@ def plan_variables(
     files: Sequence[NativeFile],
     variable_map: VariableMap,
     wanted: Sequence[str],
-    years: tuple[int, int],
+    years: tuple[int, int] | None,
     frequencies: Sequence[Frequency],
 ) -> RunPlan:
-    """Decide from headers alone. RefusedVariablesError with every problem of every variable."""
+    """Decide from headers alone. RefusedVariablesError with every problem of every variable.
+
+    ``years`` None takes all periods there are (for checks; a store has whole years).
+    """
     table = variable_table()
     problems: dict[str, list[Problem]] = {}
     plans: dict[str, VariablePlan] = {}
@@ -184,14 +218,11 @@ def plan_variables(
     first = sources[0].files[0]
     assert first.source_grid is not None
     used = {f.path: f for timeline in sources for f in timeline.files}
-    if "mon" not in frequencies:
-        for plan in plans.values():
-            plan.frequency = "yr"
     return RunPlan(
         plans=plans,
         delivered=tuple(wanted),
         calendar=sources[0].axis.calendar,
-        years=years,
+        years=years or sources[0].axis.years,
         source_grid=first.source_grid,
         land_fraction=fraction,
         inputs=tuple(used[path] for path in sorted(used)),
@@ -217,7 +248,7 @@ def _sourced(
     var: Variable,
     entry: VariableSource,
     files: Sequence[NativeFile],
-    years: tuple[int, int],
+    years: tuple[int, int] | None,
     place: str,
 ) -> VariablePlan:
     assert entry.source is not None
@@ -334,6 +365,35 @@ def _land_fraction(
     return np.clip(values, 0.0, 1.0)
 
 
+def check_values(
+    files: Sequence[NativeFile], variable_map: VariableMap, name: str
+) -> dict[str, Any]:
+    """What harmonizing would do to all values of one variable, without writing them.
+
+    Returns the variable's part of the report of `harmonize_run`; RefusedVariablesError if it would
+    be refused. Values that do not fill whole years are checked as well.
+    """
+    plan = plan_variables(files, variable_map, [name], None, ("mon", "yr"))
+    item = plan.plans[name]
+    timeline = item.timeline
+    assert timeline is not None
+    fraction = np.ones(plan.grid.shape) if plan.land_fraction is None else plan.land_fraction
+    problems: dict[str, list[Problem]] = {}
+    for start in range(0, timeline.axis.size, 12):
+        steps = slice(start, min(start + 12, timeline.axis.size))
+        _Block(plan, timeline.axis.part(steps), steps, fraction).make(name, problems)
+    problem = (
+        None
+        if problems
+        else summary_problem(item.summary, item.variable, _where(item, variable_map))
+    )
+    if problem:
+        problems[name] = [problem]
+    if problems:
+        raise RefusedVariablesError(problems)
+    return _variable_report(item)
+
+
 # --- streaming -----------------------------------------------------------------------------------
 
 
@@ -350,55 +410,35 @@ def _write(
     fraction = plan.land_fraction
     if fraction is None:
         fraction = _mask(plan, variable_map)
-    groups = [f for f in ("mon", "yr") if any(_group(plan, f))]
+    groups: list[Frequency] = [f for f in FREQUENCIES if f in frequencies and _members(plan, f)]
     root = store_attributes(name, {**_defaults(variable_map), **attributes}, groups)
+    fingerprint = {
+        "inputs": hashes,
+        "map": repr(variable_map),
+        "years": list(plan.years),
+        "version": __version__,
+    }
     while True:
         for variable_plan in plan.plans.values():
             variable_plan.summary = Summary()
-        templates = {
+        templates: dict[str, Template] = {
             group: protocol_template(
                 grid=plan.grid,
-                axis=plan.axis("mon" if group == "mon" else "yr"),
-                variables={n: _attributes(plan.plans[n]) for n in _group(plan, group)},
+                axis=plan.axis(group),
+                variables={n: _attributes(plan.plans[n]) for n in _members(plan, group)},
                 land_fraction=fraction,
                 attributes=root,
             )
             for group in groups
         }
-        fingerprint = {
-            "inputs": hashes,
-            "map": repr(variable_map),
-            "years": list(plan.years),
-            "version": __version__,
-            "frequencies": list(frequencies),
-        }
         writer = create_store(out, templates, fingerprint=fingerprint, attributes=root)
-        land = fraction > 0.0
-        seen = np.zeros(plan.grid.shape, dtype=bool)
-        regions = {g: writer.regions(g, _group(plan, g)[0]) for g in groups}
-        total, done = sum(len(r) for r in regions.values()), 0
-        problems: dict[str, list[Problem]] = {}
-        for group in groups:
-            for region in regions[group]:
-                block = _Block(plan, group, region, fraction)
-                for variable_name in plan.plans:
-                    if plan.plans[variable_name].frequency != group:
-                        continue
-                    values = block.make(variable_name, problems)
-                    if values is None or variable_name not in plan.delivered:
-                        continue
-                    seen |= np.isfinite(values).any(axis=0)
-                    if not writer.is_done(group, variable_name, region):
-                        stored = np.where(land, values, np.nan).astype(np.float32)
-                        writer.write(group, variable_name, region, stored)
-                done += 1
-                progress(f"{group} {region.start}:{region.stop}", done / (total + 1))
-        if plan.land_fraction is None and bool((seen & ~land).any()):
-            # Values appear in cells that were empty in the first year: they are land too. The
-            # fraction is part of the fingerprint's template, so the store starts over.
-            fraction = np.maximum(fraction, seen)
-            continue
-        break
+        stream = _Stream(plan, writer, groups, fraction, progress)
+        problems = stream.run()
+        if plan.land_fraction is not None or not (stream.seen & (fraction == 0.0)).any():
+            break
+        # Values appear in cells that were empty in the first year: they are land too. The template
+        # changes with the fraction, so the store starts over.
+        fraction = np.maximum(fraction, stream.seen)
     for variable_name in plan.delivered:
         variable_plan = plan.plans[variable_name]
         if not problems.get(variable_name):
@@ -413,13 +453,94 @@ def _write(
     return report
 
 
-class _Block:
-    """The values of one region: every variable made once, kept while a derivation needs it."""
+class _Stream:
+    """Region by region through the groups of a store. ``seen``: cells that ever held a value."""
 
-    def __init__(self, plan: RunPlan, group: str, region: slice, fraction: Array) -> None:
-        self.plan, self.region, self.fraction = plan, region, fraction
-        self.axis = plan.axis("mon" if group == "mon" else "yr").part(region)
-        self.annual = group == "yr"
+    def __init__(
+        self,
+        plan: RunPlan,
+        writer: StoreWriter,
+        groups: Sequence[Frequency],
+        fraction: Array,
+        progress: Callable[[str, float], None],
+    ) -> None:
+        self.plan, self.writer, self.groups = plan, writer, groups
+        self.fraction, self.progress = fraction, progress
+        self.seen = np.zeros(plan.grid.shape, dtype=bool)
+        self.problems: dict[str, list[Problem]] = {}
+
+    def run(self) -> dict[str, list[Problem]]:
+        """Write every region; returns the problems of variables that could not be made."""
+        regions = [
+            (group, region)
+            for group in self.groups
+            for region in self.writer.regions(group, _members(self.plan, group)[0])
+        ]
+        for done, (group, region) in enumerate(regions):
+            self.progress(f"{group} {region.start}:{region.stop}", done / len(regions))
+            if group == "mon":
+                self._months(region)
+            else:
+                self._years(region)
+        return self.problems
+
+    def _months(self, region: slice) -> None:
+        for name, values in self._made("mon", self.plan.axis("mon").part(region), region):
+            self._store("mon", name, region, values)
+
+    def _years(self, region: slice) -> None:
+        """Annual values: what the model wrote as such, and the means of its months."""
+        annual: dict[str, list[NDArray[np.float32]]] = {}
+        for step in range(region.start, region.stop):
+            months = slice(12 * step, 12 * step + 12)
+            axis = self.plan.axis("mon").part(months)
+            counted = "mon" not in self.groups
+            for name, values in self._made("mon", axis, months, counted=counted):
+                mean = annual_mean(values, axis.lengths_days)[0]
+                annual.setdefault(name, []).append(mean.astype(np.float32))
+            year = slice(step, step + 1)
+            for name, values in self._made("yr", self.plan.axis("yr").part(year), year):
+                annual.setdefault(name, []).append(values[0].astype(np.float32))
+        for name, fields in annual.items():
+            # Fewer fields where a year could not be made, by itself or by what it derives from.
+            if len(fields) == region.stop - region.start:
+                self._store("yr", name, region, np.stack(fields))
+
+    def _made(
+        self, frequency: Frequency, axis: MonthAxis, steps: slice, *, counted: bool = True
+    ) -> Iterator[tuple[str, Array]]:
+        """(name, values) of every delivered variable of a native frequency that can be made."""
+        block = _Block(self.plan, axis, steps, self.fraction, counted=counted)
+        for name, plan in self.plan.plans.items():
+            if plan.frequency != frequency:
+                continue
+            values = block.make(name, self.problems)
+            if values is not None and name in self.plan.delivered:
+                self.seen |= np.isfinite(values).any(axis=0)
+                yield name, values
+
+    def _store(self, group: str, name: str, region: slice, values: NDArray[Any]) -> None:
+        if not self.writer.is_done(group, name, region):
+            stored = np.where(self.fraction > 0.0, values, np.nan).astype(np.float32)
+            self.writer.write(group, name, region, stored)
+
+
+class _Block:
+    """The values of some steps: every variable made once, kept while a derivation needs it.
+
+    ``counted``: whether the values enter the summaries (they are read twice for annual means).
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        axis: MonthAxis,
+        region: slice,
+        fraction: Array,
+        *,
+        counted: bool = True,
+    ) -> None:
+        self.plan, self.axis, self.region, self.counted = plan, axis, region, counted
         self.weights = plan.grid.cell_area * fraction
         self.kept: dict[str, Array] = {}
         self.needed = {
@@ -438,30 +559,20 @@ class _Block:
                 values = np.asarray(plan.entry.expression.evaluate(self.kept), dtype=np.float64)
         else:
             try:
-                values = self._source(plan)
+                values = self.converted(plan, self.region)
             except DataError as error:
                 problems[name] = list(error.problems)
                 return None
-        plan.summary.add(values, self.weights, plan.variable)
+        if self.counted:
+            plan.summary.add(values, self.weights, plan.variable)
         if name in self.needed:
             self.kept[name] = values
         return values
 
-    def _source(self, plan: VariablePlan) -> Array:
+    def converted(self, plan: VariablePlan, steps: slice) -> Array:
+        """(n, nlat, nlon) of a native variable in store units, per land area."""
         timeline = plan.timeline
         assert timeline is not None
-        first_year, last_year = self.axis.years
-        if self.annual and timeline.axis.frequency == "mon":
-            years = []
-            for year in range(first_year, last_year + 1):
-                steps = timeline.axis.select(year, year, str(timeline.files[0].path))
-                months = self._converted(plan, timeline, steps)
-                years.append(annual_mean(months, timeline.axis.part(steps).lengths_days))
-            plan.fixes["annual-mean"] = "mean of the months, weighted by their lengths"
-            return np.concatenate(years)
-        return self._converted(plan, timeline, self.region)
-
-    def _converted(self, plan: VariablePlan, timeline: Timeline, steps: slice) -> Array:
         values = timeline.read(steps, plan.entry.select)
         conversion, var = plan.conversion, plan.variable
         assert conversion is not None
@@ -524,10 +635,9 @@ def _mask(plan: RunPlan, variable_map: VariableMap) -> Array:
         if timeline is None:
             continue
         steps = slice(0, 12 if timeline.axis.frequency == "mon" else 1)
-        group = timeline.axis.frequency
-        block = _Block(plan, group, steps, np.ones(plan.grid.shape))
+        block = _Block(plan, timeline.axis.part(steps), steps, np.ones(plan.grid.shape))
         try:
-            values = block._converted(variable_plan, timeline, steps)
+            values = block.converted(variable_plan, steps)
         except DataError as error:
             raise RefusedVariablesError({variable_plan.variable.name: error.problems}) from None
         held = np.asarray(np.isfinite(values).any(axis=0))
@@ -560,8 +670,9 @@ def _area_share(cells: NDArray[np.bool_], grid: Grid) -> float:
 # --- words about it ------------------------------------------------------------------------------
 
 
-def _group(plan: RunPlan, group: str) -> list[str]:
-    return [n for n in plan.delivered if plan.plans[n].frequency == group]
+def _members(plan: RunPlan, group: Frequency) -> list[str]:
+    """Variables of a group: ``yr`` has all, as annual means where the model wrote months."""
+    return [n for n in plan.delivered if group == "yr" or plan.plans[n].frequency == "mon"]
 
 
 def _where(plan: VariablePlan, variable_map: VariableMap) -> str:
@@ -591,24 +702,27 @@ def _attributes(plan: VariablePlan) -> dict[str, Any]:
     return attributes
 
 
+def _variable_report(item: VariablePlan) -> dict[str, Any]:
+    files = [] if item.timeline is None else [str(f.path) for f in item.timeline.files]
+    return {
+        **item.summary.report(),
+        "outcome": "fixed" if item.fixes else "accepted",
+        "fixes": dict(sorted(item.fixes.items())),
+        "source": item.entry.source,
+        "units": None if item.timeline is None else item.timeline.header.units,
+        "derived_from": item.entry.derive,
+        "per": item.entry.per,
+        "frequency": item.frequency,
+        "files": sorted(set(files)),
+    }
+
+
 def _report(
     plan: RunPlan, variable_map: VariableMap, name: StoreName, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for variable_name in plan.delivered:
-        item = plan.plans[variable_name]
-        files = [] if item.timeline is None else [str(f.path) for f in item.timeline.files]
-        entries[variable_name] = {
-            **item.summary.report(),
-            "outcome": "fixed" if item.fixes else "accepted",
-            "fixes": dict(sorted(item.fixes.items())),
-            "source": item.entry.source,
-            "units": None if item.timeline is None else item.timeline.header.units,
-            "derived_from": item.entry.derive,
-            "per": item.entry.per,
-            "frequency": item.frequency,
-            "files": sorted(set(files)),
-        }
+        entries[variable_name] = _variable_report(plan.plans[variable_name])
     absent = {n: e.absent for n, e in variable_map.entries.items() if e.absent is not None}
     fraction = variable_map.land_fraction or "every cell that holds a value counts as all land"
     return {

@@ -1,0 +1,95 @@
+"""``callmip-global harmonize`` and ``callmip-global check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS
+
+if TYPE_CHECKING:
+    from callmip_global.harmonize.submission import Entry
+
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="PATH", help="Where to write report.json.")
+]
+
+
+def harmonize(
+    submissions: Annotated[
+        list[Path], typer.Argument(metavar="SUBMISSION...", help="Folders or files handed in.")
+    ],
+    manifest: Annotated[
+        Path, typer.Option("--manifest", help="What they are: model, stage, variables, years.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The collection that gets the stores.")],
+    report: ReportOption = None,
+) -> None:
+    """Bring handed-in model output onto the standard grids, with a report of every file.
+
+    What is broken is refused and named; the rest goes on. Exit code 1 if anything was refused.
+    """
+    from rich.progress import Progress
+
+    from callmip_global.config.manifest import load_manifest
+    from callmip_global.workflow.ingest import ingest
+
+    loaded = load_manifest(manifest)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("reading headers", total=1.0)
+        stores, entries = ingest(
+            submissions,
+            loaded,
+            collection=out,
+            progress=lambda text, share: bar.update(task, description=text, completed=share),
+        )
+    for store in stores:
+        print(store)
+    _finish(entries, report or out / "report.json")
+
+
+def check(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|STORE|DIR...", help="What to look at.")
+    ],
+    variables: Annotated[
+        Path | None,
+        typer.Option("--variables", help="Variable map, if names are not the protocol's."),
+    ] = None,
+    report: ReportOption = None,
+) -> None:
+    """Say what is wrong with files or stores, before they are handed in. Writes nothing else.
+
+    Exit code 1 if anything would be refused.
+    """
+    from callmip_global.config.variable_map import load_variable_map
+    from callmip_global.harmonize.submission import check_path
+
+    variable_map = None if variables is None else load_variable_map(variables, requested=())
+    entries = [entry for path in paths for entry in check_path(path, variable_map)]
+    _finish(entries, report)
+
+
+def _finish(entries: Sequence[Entry], report: Path | None) -> None:
+    """Print what was refused or fixed, write the report, and leave with the exit code."""
+    import sys
+
+    from callmip_global.files import write_json
+    from callmip_global.harmonize.submission import entries_json
+
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(report, entries_json(entries))
+    for entry in sorted(entries):
+        if entry.outcome == "refused":
+            print(f"refused: {entry.message}", file=sys.stderr)
+    fixed = Counter((e.variable, e.message) for e in entries if e.outcome == "fixed")
+    for (variable, message), files in sorted(fixed.items()):
+        print(f"fixed {variable} ({files} file{'' if files == 1 else 's'}): {message}")
+    counts = Counter(entry.outcome for entry in entries)
+    print(", ".join(f"{counts[o]} {o}" for o in ("accepted", "fixed", "refused")))
+    raise typer.Exit(EXIT_PROBLEMS if counts["refused"] else EXIT_OK)

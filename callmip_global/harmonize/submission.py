@@ -1,0 +1,200 @@
+"""What becomes of every file and every variable of a submission: accepted, fixed or refused.
+
+`check_file` and `check_store` look without writing anything; both use the rules that harmonizing
+uses. A broken file never stops the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from callmip_global.errors import CallmipError, DataError, Problem
+from callmip_global.harmonize.checks import Summary, summary_problem
+from callmip_global.harmonize.native import Inventory, NativeFile
+from callmip_global.harmonize.run import RefusedVariablesError, check_values
+from callmip_global.harmonize.variable_map import VariableMap, VariableSource
+from callmip_global.store import is_per_land, open_store, store_info, value_fraction
+from callmip_global.units import same_units
+from callmip_global.variables import variable_table
+
+Outcome = Literal["accepted", "fixed", "refused"]
+
+_BLOCK = 60
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One line of the report. ``rules``: names of the rules that fixed or refused it.
+
+    ``variable`` is the protocol's name, the native one where it is not in the map, and empty for a
+    file as a whole; ``path`` is empty for what is derived from other variables.
+    """
+
+    path: str
+    variable: str
+    outcome: Outcome
+    rules: tuple[str, ...]
+    message: str
+
+
+def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The report as JSON, sorted: the same submission gives the same bytes."""
+    return [{**asdict(entry), "rules": list(entry.rules)} for entry in sorted(entries)]
+
+
+def refused(path: str, variable: str, rule: str, problems: Sequence[Problem]) -> Entry:
+    """The entry of something refused for ``problems``."""
+    return Entry(path, variable, "refused", (rule,), "; ".join(str(p) for p in problems))
+
+
+def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> list[Entry]:
+    """Entries of what `harmonize_files` delivered: per file and variable, or per derivation."""
+    entries = []
+    for name, item in report["variables"].items():
+        outcome: Outcome = "fixed" if item["fixes"] else "accepted"
+        message = "; ".join(f"{rule}: {text}" for rule, text in item["fixes"].items())
+        rules = tuple(item["fixes"])
+        used = set(item["files"])
+        if item["source"] is None:
+            entries.append(Entry("", name, outcome, rules, message))
+            continue
+        for file in files:
+            if item["source"] not in file.variables:
+                continue
+            if str(file.path) in used:
+                entries.append(Entry(str(file.path), name, outcome, rules, message))
+            else:
+                said = "holds none of the wanted years, or annual values beside monthly ones"
+                entries.append(Entry(str(file.path), name, "accepted", ("not-used",), said))
+    return entries
+
+
+def unmapped_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
+    """Entries of the fields that the map does not speak of, and of files without any field."""
+    known = set(variable_map.native_names)
+    entries = []
+    for file in files:
+        fields = file.data_variables()
+        for name in fields:
+            if name not in known and file.time_dim in file.variables[name].dims:
+                said = "not in the variable map; not used"
+                entries.append(Entry(str(file.path), name, "accepted", ("not-mapped",), said))
+        if not fields:
+            said = "no field on latitudes and longitudes; not used"
+            entries.append(Entry(str(file.path), "", "accepted", ("no-field",), said))
+    return entries
+
+
+def refused_entries(
+    name: str, problems: Sequence[Problem], files: Sequence[NativeFile], variable_map: VariableMap
+) -> list[Entry]:
+    """Entries of a refused variable: one per file that holds it, or one without a file."""
+    source = variable_map.entries[name].source
+    holders = [str(f.path) for f in files if source is not None and source in f.variables]
+    return [refused(path, name, "refused", problems) for path in holders or [""]]
+
+
+# --- checking alone ------------------------------------------------------------------------------
+
+
+def check_file(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
+    """Entries of one NetCDF file: every variable of the map (default: protocol names) in it."""
+    inventory = Inventory.of([path], variable_map.calendar if variable_map else None)
+    if inventory.problems:
+        return [refused(str(path), "", "unreadable", inventory.problems[path])]
+    (file,) = inventory.files
+    if variable_map is None:
+        variable_map = _protocol_names(file)
+    entries = unmapped_entries([file], variable_map)
+    for name, entry in variable_map.entries.items():
+        if entry.source is None or entry.source not in file.variables:
+            continue
+        try:
+            report = check_values([file], variable_map, name)
+        except RefusedVariablesError as error:
+            entries.append(refused(str(path), name, "refused", error.problems))
+        else:
+            entries += variable_entries({"variables": {name: report}}, [file])
+    return entries
+
+
+def _protocol_names(file: NativeFile) -> VariableMap:
+    """The map of a file whose variables have the protocol's names and state their units."""
+    entries = {n: VariableSource(source=n) for n in variable_table() if n in file.variables}
+    fraction = "sftlf" if "sftlf" in file.variables else None
+    return VariableMap(entries, land_fraction=fraction, where=str(file.path))
+
+
+def check_store(path: Path) -> list[Entry]:
+    """Entries of a store: every variable of every group, its attributes, units and values."""
+    entries: list[Entry] = []
+    try:
+        info = store_info(path)
+        groups = info.frequencies or (None,)
+    except CallmipError as error:
+        return [refused(str(path), "", "unreadable", error.problems)]
+    for group in groups:
+        ds = open_store(path, group)
+        where = f"{path}/{group}" if group else str(path)
+        for name in map(str, ds.data_vars):
+            if ds[name].dims != ("time", "lat", "lon") or name.startswith("valid_fraction"):
+                continue
+            problems = _store_problems(ds, name, where)
+            if problems:
+                entries.append(refused(where, name, "refused", problems))
+            else:
+                entries.append(Entry(where, name, "accepted", (), ""))
+    return entries
+
+
+def _store_problems(ds: Any, name: str, where: str) -> list[Problem]:
+    table = variable_table()
+    if name not in table:
+        return []
+    var = table[name]
+    problems = []
+    units = str(ds[name].attrs.get("units", ""))
+    if not units or not same_units(units, var.units):
+        problems.append(Problem(where, name, f"units {units!r}", repr(var.units)))
+    for auxiliary in ("time_bnds", "lat_bnds", "lon_bnds", "areacella"):
+        if auxiliary not in ds.variables:
+            problems.append(Problem(where, auxiliary, "nothing", "the coordinate"))
+    if problems:
+        return problems
+    if is_per_land(ds[name]) and "sftlf" not in ds.variables:
+        problems.append(Problem(where, "sftlf", "nothing", "the land fraction of a per-land field"))
+    summary = Summary()
+    weights = ds["areacella"].values.astype(np.float64)
+    fraction = value_fraction(ds, name)
+    if "time" not in fraction.dims:
+        weights = weights * np.nan_to_num(fraction.transpose("lat", "lon").values)
+    for start in range(0, ds.sizes["time"], _BLOCK):
+        block = ds[name].isel(time=slice(start, start + _BLOCK))
+        summary.add(block.values.astype(np.float64), weights, var)
+    problem = summary_problem(summary, var, where)
+    return problems + ([problem] if problem else [])
+
+
+def check_path(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
+    """Entries of a file, a store, or everything in a folder. DataError for what is not there."""
+    if not path.exists():
+        raise DataError(Problem(str(path), found="nothing there"))
+    if path.is_file():
+        return check_file(path, variable_map)
+    if (path / "zarr.json").is_file():
+        return check_store(path)
+    stores = sorted(p.parent for p in path.rglob("zarr.json") if _outermost(p.parent, path))
+    files = [p for p in sorted(path.rglob("*")) if p.suffix in (".nc", ".nc4", ".cdf", ".gz")]
+    entries = [e for store in stores for e in check_store(store)]
+    return entries + [e for file in files for e in check_file(file, variable_map)]
+
+
+def _outermost(store: Path, top: Path) -> bool:
+    """Whether no folder between ``store`` and ``top`` is a store itself (groups are folders)."""
+    between = store.relative_to(top).parents
+    return not any((top / p / "zarr.json").is_file() for p in between)
