@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from callmip_global.config.schema import ModelInfo
 from callmip_global.config.site import Site, config_names, config_path, load_site
-from callmip_global.config.yaml_source import load_yaml, parse_yaml, validate_model
+from callmip_global.config.yaml_source import Located, Mark, load_yaml, validate_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
 from callmip_global.files import write_atomic
@@ -21,17 +22,12 @@ def experiment_text(model: str, site: str, *, base_dir: Path) -> tuple[str, Site
     for an unknown site, or a name that cannot be part of a file name.
     """
     # The schema's own rule for names, and its own words.
-    label = "init"
-    checked = parse_yaml(f'{{name: "{model}", version: v1}}', label=label, path=Path(label))
-    if checked.value.get("name") != model:
-        raise UsageError(Problem(label, "MODEL", repr(model), "letters, digits and -"))
-    validate_model(ModelInfo, checked)
+    own = {"name": model, "version": "v1"}
+    validate_model(ModelInfo, Located(own, Path("init"), {(): Mark("init MODEL")}))
     try:
         site_file = load_site(config_path(site, "sites", base_dir))[0]
     except UsageError as error:
-        problems = [
-            p if p.where else Problem(label, "SITE", p.found, p.wanted) for p in error.problems
-        ]
+        problems = [replace(p, where=p.where or "init SITE") for p in error.problems]
         raise UsageError(problems) from None
     name = "minimal"
     if model.lower() in _examples():

@@ -29,6 +29,9 @@ StageName: TypeAlias = Literal["Prior", "Posterior"]
 StepKind: TypeAlias = Literal[
     "run", "merge", "harmonize", "regrid", "benchmark", "report", "export"
 ]
+ResourceKind: TypeAlias = Literal[
+    "run", "merge", "harmonize", "regrid", "benchmark", "report", "export", "default"
+]
 Forcing: TypeAlias = Literal["climate", "co2", "luc", "ndep"]
 Frequency: TypeAlias = Literal["mon", "yr"]
 GridName: TypeAlias = Literal["0.5deg", "1deg", "2deg"]
@@ -399,7 +402,7 @@ class Experiment(Strictly):
     run: Run = Field(description="how the model is run")
     variables: FilledText = Field(description="the model's variable map, e.g. models/classic.yaml")
     site: FilledText = Field(description="a site of config/sites or a path, e.g. local")
-    resources: dict[StepKind | Literal["default"], Resources]
+    resources: dict[ResourceKind, Resources]
     output: Output = Field(description="{grid, frequencies, years}")
     benchmark: BenchmarkConfig | None = None
 

@@ -77,6 +77,9 @@ def check_experiment(
     if loaded is None:
         return None, problems
     touched = [key for key, _ in found]
+    # A misspelt key was meant to be another one, which is then missing.
+    slips = [(key, re.fullmatch(r"Did you mean '(.+)'\?", p.remedy)) for key, p in found]
+    touched += [(*key[:-1], slip[1]) for key, slip in slips if key and slip]
     for problem in validate_experiment(loaded):
         key = tuple(problem.key.split("."))
         if not any(_related(key, tuple(map(str, other))) for other in touched):

@@ -206,7 +206,9 @@ def try_model(
             key = _clean_key(located, item["loc"])
             if key not in found_problems:
                 found_problems[key] = _problem(model, located, where, prefix, key, dict(item))
-        return None, list(found_problems.items())
+        unknown = [k for k, p in found_problems.items() if p.found == _UNKNOWN]
+        below = {k for k in found_problems for u in unknown if k[: len(u)] == u and k != u}
+        return None, [(k, p) for k, p in found_problems.items() if k not in below]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -473,7 +475,7 @@ def _problem(
         return Problem(
             place,
             name,
-            "an unknown key",
+            _UNKNOWN,
             f"one of: {', '.join(known)}",
             nearest(str(key[-1]), known) if key else "",
         )
@@ -506,6 +508,7 @@ def _split_wanted(text: str) -> tuple[str, str]:
     return wanted.strip(), remedy.strip()
 
 
+_UNKNOWN = "an unknown key"
 _NARROW = {"literal_error", "greater_than_equal", "less_than_equal", "greater_than", "less_than"}
 _WANTED = {
     "string_type": "text",
