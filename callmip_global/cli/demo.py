@@ -49,12 +49,14 @@ def demo(
     print("writing the experiment: model inputs and synthetic reference products ...", flush=True)
     experiment = write_demo(directory, scheduler=scheduler.value, small=size is Size.SMALL)
     print(f"experiment: {experiment}", flush=True)
-    state = _run_chain(experiment, directory / "run", poll_s=1.0)
+    # Asking a real scheduler every second would be a nuisance to others.
+    poll_s = 1.0 if scheduler is SchedulerName.LOCAL else 5.0
+    state = _run_chain(experiment, directory / "run", poll_s=poll_s)
     _tell_outcome(state, experiment)
 
 
 def _run_chain(experiment: Path, run_dir: Path, *, poll_s: float) -> RunState:
-    """Submit the chain and watch it to its end, saying what changes."""
+    """Submit the chain, what failed before too, and watch it to its end, saying what changes."""
     from callmip_global.workflow import api
     from callmip_global.workflow.observe import counts
 
@@ -67,7 +69,7 @@ def _run_chain(experiment: Path, run_dir: Path, *, poll_s: float) -> RunState:
             print(f"  {line}", flush=True)
             said = line
 
-    api.submit(experiment, run_dir)
+    api.submit(experiment, run_dir, retry_failed=True)
     return api.wait(run_dir, each=tell, poll_s=poll_s)
 
 
