@@ -420,11 +420,14 @@ def start(root: Path) -> int:
             [sys.executable, __file__, "serve", "--detached", str(root)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # a caller who captures ours must not wait for its end
             text=True,
             start_new_session=True,
         )
         assert process.stdout is not None
         answer = process.stdout.readline().strip()
+        if answer != "ready":
+            answer += process.stdout.read()
         process.stdout.close()
         if answer != "ready":
             print(f"Slurm does not start: {answer}", file=sys.stderr)
