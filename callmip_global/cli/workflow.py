@@ -178,6 +178,8 @@ def logs(
 
 def log_files(state: RunState, ref: str) -> list[Path]:
     """Logs of a task that hold something: its latest attempt's, then the job script's own."""
+    from callmip_global.workflow.client import make_scheduler
+
     found = []
     attempts = state.run.attempts(ref)
     if attempts:
@@ -186,8 +188,10 @@ def log_files(state: RunState, ref: str) -> list[Path]:
     folder = state.run.job_dir(task.step.name) / "log"
     if task.job_id is not None:
         index = task.intent.array_index(task.task.index) if task.intent else None
-        base = task.job_id.split("[")[0].split(".")[0]
-        found += [folder / f"{base}.out"] if index is None else [folder / f"{base}_{index}.out"]
+        scheduler = make_scheduler(state.plan.settings["site"], state.run.path)
+        name = task.job_id if index is None else scheduler.element_id(task.job_id, index)
+        # PBS names the files in a folder given to -o itself.
+        found += [folder / f"{name}.out", folder / f"{name}.OU"]
     return [path for path in found if path.exists() and path.stat().st_size]
 
 

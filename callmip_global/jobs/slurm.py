@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from callmip_global.jobs.scheduler import (
     Answer,
@@ -74,8 +75,7 @@ class Slurm:
     )
 
     def directives(self, job: JobSpec) -> list[str]:
-        """Long form, sorted. ``%`` in a path would be a Slurm pattern, so it is doubled."""
-        log = str(job.log_dir).replace("%", "%%") + "/%j.out"
+        """Long form, sorted."""
         lines = [
             flag("cpus-per-task", job.cpus),
             flag("export", "ALL" if job.export_environment else "NONE"),
@@ -86,7 +86,7 @@ class Slurm:
             flag("nodes", job.nodes),
             flag("ntasks", job.tasks),
             flag("open-mode", "append"),
-            flag("output", log),
+            flag("output", _log(job.log_dir, "%j")),
             # A requeued job finds its half-done attempt and starts a new one, so this is safe.
             "--requeue",
             flag("time", walltime_text(job.walltime_s)),
@@ -107,6 +107,8 @@ class Slurm:
         ]
         if submission.is_array:
             command.append(f"--array={index_ranges(submission.array_indices)}")
+            # %j of an element is a number of its own, from which nobody finds the element.
+            command.append(f"--output={_log(submission.script.parent / 'log', '%A_%a')}")
         if submission.depends:
             command.append(f"--dependency={dependency_text(submission.depends)}")
         single = "" if submission.is_array else str(submission.indices[0])
@@ -147,6 +149,11 @@ class Slurm:
 
     def element_id(self, job_id: str, index: int) -> str:
         return f"{job_id}_{index}"
+
+
+def _log(folder: Path, name: str) -> str:
+    """Pattern of the log file; ``%`` in the folder's own name is doubled."""
+    return f"{folder}".replace("%", "%%") + f"/{name}.out"
 
 
 def slurm_state(text: str) -> JobState:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +65,6 @@ def test_killing_submit_before_or_after_sbatch_runs_nothing_twice(
         "import sys; from pathlib import Path; from callmip_global.workflow import api;"
         " api.submit(Path(sys.argv[1]), only='run')"
     )
-    import sys
-
     killed = subprocess.run(
         [sys.executable, "-c", code, str(slurm_toy.experiment)],
         env=environment,
@@ -124,10 +123,11 @@ def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
     wait_for(lambda: "prior 1901 1962 after 2" in slurm_toy.ledger())
     state = api.status(slurm_toy.run_dir).tasks["run-historical-1901-1962/S3.Prior"]
     flag.unlink()
-    slurm.run("scontrol", "requeue", f"{state.job_id}_1")
-    # Slurm holds a requeued job back for a while (begin time); release it at once.
-    wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-t", "all", "-r", "-o", "%T"))
-    slurm.run("scontrol", "update", f"JobId={state.job_id}_1", "StartTime=now")
+    element = f"{state.job_id}_1"
+    slurm.run("scontrol", "requeue", element)
+    # Slurm holds a requeued job back for two minutes (BeginTime); let it go at once.
+    wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-j", element, "-o", "%T"))
+    slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
     assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == sorted([*calls, "prior 1901 1962 after 2"])
     attempts = slurm_toy.run_dir / "steps" / "run-historical-1901-1962" / "S3.Prior"

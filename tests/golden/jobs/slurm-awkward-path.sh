@@ -1,0 +1,25 @@
+#!/bin/bash
+#SBATCH --account=ab12
+#SBATCH --cpus-per-task=1
+#SBATCH --export=NONE
+#SBATCH --job-name=CLASSIC.v2-run-historical
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=194560M
+#SBATCH --nodes=2
+#SBATCH --ntasks=96
+#SBATCH --open-mode=append
+#SBATCH --output='/scratch/my 100%% run'"'"'s dir/jobs/run-historical/log/%j.out'
+#SBATCH --partition=normal
+#SBATCH --requeue
+#SBATCH --time=10:00:00
+# run-historical of /scratch/my 100% run's dir
+# Written by callmip-global. `submit` refuses a script edited by hand: change the experiment instead.
+# Arguments (or environment, where the scheduler passes none): token, row of tasks.tsv, offset.
+set -u
+token=${CALLMIP_TOKEN:-${1-}}
+row=${CALLMIP_INDEX:-${2-}}
+offset=${CALLMIP_OFFSET:-${3-0}}
+if [ -z "$row" ]; then row=$(( ${SLURM_ARRAY_TASK_ID} + offset )); fi
+# The script starts with a clean environment (--export); what srun starts inherits this one.
+export SLURM_EXPORT_ENV=ALL
+exec '/opt/my py/bin/python' -m callmip_global.workflow.task '/scratch/my 100% run'"'"'s dir' run-historical "$row" "$token"
