@@ -250,20 +250,31 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
         raise DataError(
             Problem(where, lat_name, "latitudes that go up and down", "a monotonic axis")
         )
-    lon_asc, lon_order = _unwrapped(where, lon_name, lon)
+    lon_asc, order = _unwrapped(where, lon_name, lon)
 
     lat_bounds = _bounds(ds, where, lat_name, lat.size)
     lon_bounds = _bounds(ds, where, lon_name, lon.size)
     if lat_bounds is not None and lat_descending:
         lat_bounds = lat_bounds[::-1]
-    if lon_bounds is not None and lon_order is not None:
-        lon_bounds = lon_bounds[np.asarray(lon_order)]
-
+    if lon_bounds is not None:
+        west, east = _round_points(lon_asc, lon_bounds[order])
+        hole = np.flatnonzero(~_touching(west, east))
+    else:
+        hole = _widest_gap(lon_asc)
+    if hole.size == 1:
+        # A region across the file's own seam (350 .. 359 and 0 .. 40): start behind the hole.
+        turn = int(hole[0]) + 1
+        lon_asc = np.concatenate([lon_asc[turn:], lon_asc[:turn] + 360.0])
+        lon_asc -= 360.0 * (lon_asc[0] >= 180.0)
+        order = np.roll(order, -turn)
     lon_edges = (
-        _edges_from_lon_bounds(where, lon_name, lon_asc, lon_bounds)
+        _edges_from_lon_bounds(where, lon_name, lon_asc, lon_bounds[order])
         if lon_bounds is not None
         else _lon_midpoints(where, lon_name, lon_asc)
     )
+    lon_order = None
+    if not np.array_equal(order, np.arange(order.size)):
+        lon_order = tuple(int(i) for i in order)
     model: EdgeModel
     if lat_bounds is not None:
         model, lat_edges = "bounds", _edges_from_lat_bounds(where, lat_name, lat_asc, lat_bounds)
@@ -362,7 +373,7 @@ def _check_range(where: str, name: str, values: Array, low: float, high: float) 
         )
 
 
-def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, tuple[int, ...] | None]:
+def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, NDArray[np.int64]]:
     """Longitudes as one ascending run of less than 360 degrees, and the file index of each."""
     order = np.arange(lon.size)
     if lon.size > 1 and np.sum(np.diff(lon) < 0) > lon.size // 2:
@@ -370,7 +381,7 @@ def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, tuple[int, ...
     values = lon[order].copy()
     # 0 .. 179, -180 .. -1 is one run with a jump of a whole turn in it.
     values += 360.0 * np.concatenate([[0], np.cumsum(np.diff(values) < -180.0)])
-    if np.any(np.diff(values) <= 0):
+    if np.any(np.diff(values) <= 0) or values[-1] - values[0] >= 360.0:
         order = np.argsort(np.mod(lon, 360.0), kind="stable")
         values = np.mod(lon, 360.0)[order]
     if np.any(np.diff(values) <= 0) or values[-1] - values[0] > 360.0 - 1e-6:
@@ -383,9 +394,17 @@ def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, tuple[int, ...
                 "Remove the repeated column (ncks -d)",
             )
         )
-    if np.array_equal(order, np.arange(lon.size)):
-        return values, None
-    return values, tuple(int(i) for i in order)
+    return values, order
+
+
+def _widest_gap(lon: Array) -> NDArray[np.int64]:
+    """Index before a gap half as wide again as every other one, the seam's included; or none."""
+    gaps = np.diff(lon)
+    if gaps.size < 2:
+        return np.flatnonzero(gaps > 180.0)
+    widest = int(np.argmax(gaps))
+    others = max(float(np.delete(gaps, widest).max()), lon[0] + 360.0 - lon[-1])
+    return np.flatnonzero(gaps >= max(1.5 * others, gaps[widest]))
 
 
 def _bounds(ds: xr.Dataset, where: str, name: str, size: int) -> Array | None:
@@ -410,11 +429,15 @@ def _bounds(ds: xr.Dataset, where: str, name: str, size: int) -> Array | None:
     return None
 
 
+def _touching(low: Array, high: Array) -> NDArray[np.bool_]:
+    """(n-1,) whether each cell ends where the next begins, to a thousandth of a cell."""
+    cell = np.abs(high - low)
+    return np.asarray(np.abs(low[1:] - high[:-1]) <= 1e-3 * np.minimum(cell[1:], cell[:-1]))
+
+
 def _joined(where: str, name: str, low: Array, high: Array) -> Array:
     """(n+1,) edges of cells that touch; DataError where they do not."""
-    cell = np.abs(high - low)
-    gap = np.abs(low[1:] - high[:-1])
-    bad = np.flatnonzero(gap > 1e-3 * np.minimum(cell[1:], cell[:-1]))
+    bad = np.flatnonzero(~_touching(low, high))
     if bad.size:
         i = int(bad[0])
         raise DataError(
@@ -453,16 +476,19 @@ def _edges_from_lat_bounds(where: str, name: str, lat: Array, bounds: Array) -> 
 
 
 def _edges_from_lon_bounds(where: str, name: str, lon: Array, bounds: Array) -> Array:
-    # Bounds written on another branch of the circle ([179, -179]) are brought round their point.
+    west, east = _round_points(lon, bounds)
+    edges = _joined(where, name, west, east)
+    return _closed(_snapped(edges, lon, 360.0, -180.0))
+
+
+def _round_points(lon: Array, bounds: Array) -> tuple[Array, Array]:
+    """West and east bounds brought round their points from any branch of the circle."""
     west = lon - np.mod(lon - bounds[:, 0], 360.0)
     east = lon + np.mod(bounds[:, 1] - lon, 360.0)
     if np.any(east - west > 360.0 + 1e-6):
-        west, east = (
-            lon - np.mod(lon - bounds[:, 1], 360.0),
-            lon + np.mod(bounds[:, 0] - lon, 360.0),
-        )
-    edges = _joined(where, name, west, east)
-    return _closed(_snapped(edges, lon, 360.0, -180.0))
+        west = lon - np.mod(lon - bounds[:, 1], 360.0)
+        east = lon + np.mod(bounds[:, 0] - lon, 360.0)
+    return west, east
 
 
 def _closed(lon_edges: Array) -> Array:
