@@ -83,7 +83,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
         (tmp_path / "params" / f"{name}.txt").touch()
     for year in range(1901, 1931):
         (tmp_path / "forcing" / f"tas_{year}.nc").touch()
-    rows = (f"Annee_{year}=277.57\n" for year in range(1700, 1931))
+    rows = (f"Annee_{year}=277.57\n" for year in range(1700, 1936))
     (tmp_path / "forcing" / "co2.txt").write_text("".join(rows))
     monkeypatch.chdir(tmp_path)
     return Group(tmp_path)

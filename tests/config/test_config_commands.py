@@ -1,0 +1,138 @@
+"""``init`` and ``validate`` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from callmip_global.cli import experiment
+from callmip_global.config.init import write_experiment
+from callmip_global.config.load import load_leniently
+from callmip_global.config.site import config_names
+from callmip_global.errors import UsageError
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(experiment.init)
+app.command()(experiment.validate)
+
+
+def run(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def test_a_valid_experiment_is_one_line(group) -> None:
+    result = run("validate", "experiment.yaml")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "experiment.yaml: valid: 2 simulations (S3, CO2) x Prior + Posterior (3 members)"
+        " x 6 segments on cluster; delivers 1911-1930 at 1deg\n"
+    )
+
+
+def test_fewer_years_than_the_protocol_wants_are_pointed_out(group) -> None:
+    result = run("validate", "experiment.yaml", "--set", "output.years=5")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("at 1deg (the protocol asks for at least 20 years)\n")
+
+
+def test_problems_are_raised_for_exit_code_2_with_nothing_on_stdout(group) -> None:
+    result = run("validate", "experiment.yaml", "--set", "output.grid=7deg")
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_json_has_the_same_problems_and_exit_code(group) -> None:
+    result = run("validate", "experiment.yaml", "--json", "--set", "output.grid=7deg")
+    assert result.exit_code == 2
+    report = json.loads(result.stdout)
+    assert report["valid"] is False
+    assert report["problems"] == [
+        {
+            "where": "--set output.grid=7deg",
+            "key": "output.grid",
+            "found": "'7deg'",
+            "wanted": "one of: '0.5deg', '1deg' or '2deg'",
+            "remedy": "",
+        }
+    ]
+
+
+def test_json_of_a_valid_experiment_sums_it_up(group) -> None:
+    report = json.loads(run("validate", "experiment.yaml", "--json").stdout)
+    assert report == {
+        "experiment": "experiment.yaml",
+        "valid": True,
+        "problems": [],
+        "summary": {
+            "simulations": ["S3", "CO2"],
+            "stages": {"Prior": 1, "Posterior": 3},
+            "tiles": 1,
+            "segments": 6,
+            "years": [1911, 1930],
+            "grid": "1deg",
+            "site": "cluster",
+        },
+    }
+
+
+def test_json_of_a_file_that_is_not_there_is_json_too(tmp_path: Path) -> None:
+    result = run("validate", str(tmp_path / "none.yaml"), "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["problems"][0]["found"] == "no such file"
+
+
+@pytest.mark.parametrize("site", config_names("sites"))
+@pytest.mark.parametrize("model", ["CLASSIC", "My-Model2"])
+def test_init_writes_an_experiment_that_is_right_but_for_what_is_the_groups(
+    tmp_path: Path, model: str, site: str
+) -> None:
+    path = tmp_path / "experiment.yaml"
+    steps = write_experiment(model, site, path)
+    loaded, problems = load_leniently(path)
+    assert problems == []
+    assert loaded is not None
+    assert (loaded.experiment.model.name, loaded.site.name) == (model, site)
+    assert loaded.experiment.model.version == "v1"
+    assert loaded.resolve_variables().name == (
+        "classic.yaml" if model == "CLASSIC" else "template.yaml"
+    )
+    assert steps[-1] == f"then: callmip-global validate {path}"
+    wanted = loaded.site.requires.values()
+    assert all(any(meaning in step for step in steps) for meaning in wanted)
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text("mine")
+    result = run("init", "CLASSIC", "gadi", "--out", str(path))
+    assert isinstance(result.exception, UsageError)
+    assert "already there" in str(result.exception)
+    assert path.read_text() == "mine"
+
+
+def test_init_takes_a_site_file_of_the_group(group) -> None:
+    result = run("init", "LAND", "site.yaml", "--out", "new.yaml")
+    assert result.exit_code == 0
+    assert "\nsite: site.yaml\n" in Path("new.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "site", "line"),
+    [
+        ("CLASSIC", "gady", "init SITE: found 'gady', wanted one of: gadi, levante, local, pbs,"),
+        ("CLASSIC.v2", "gadi", "init MODEL: name: found 'CLASSIC.v2', wanted letters, digits and"),
+        ("a: {b", "gadi", "init MODEL: name: found 'a: {b', wanted letters, digits and"),
+    ],
+)
+def test_init_refuses_what_it_does_not_know(
+    tmp_path: Path, model: str, site: str, line: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        write_experiment(model, site, tmp_path / "x.yaml")
+    assert str(caught.value).startswith(line)
+    assert list(tmp_path.iterdir()) == []
