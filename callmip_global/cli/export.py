@@ -1,0 +1,54 @@
+"""``callmip-global export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TARGETS = ("upload",)
+
+
+def export(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Harmonized stores.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder that gets the files.")],
+    to: Annotated[
+        str, typer.Option("--to", help="What for: upload (the protocol's NetCDF files).")
+    ] = "upload",
+    years: Annotated[
+        int | None, typer.Option("--years", min=1, help="The last N years (default: all).")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="Names and attributes: config/protocols/NAME.yaml.")
+    ] = "callmip-phase1-global",
+) -> None:
+    """Write the files that CalLMIP asks for: one per stage and frequency, by simulation."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from callmip_global.config.protocol import load_protocol
+    from callmip_global.data import data_path
+    from callmip_global.errors import Problem, UsageError
+    from callmip_global.export import export_upload
+    from callmip_global.export.upload import ATTRIBUTES
+
+    if to not in TARGETS:
+        raise UsageError(Problem("--to", found=repr(to), wanted=f"one of: {', '.join(TARGETS)}"))
+    try:
+        path = data_path("config", "protocols", f"{protocol}.yaml")
+    except FileNotFoundError as error:
+        raise UsageError(Problem("--protocol", found=repr(protocol), remedy=str(error))) from None
+    rules, _ = load_protocol(path)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=1.0)
+        files = export_upload(
+            stores,
+            out=out,
+            years=years,
+            file_name=rules.file_name,
+            attributes={**ATTRIBUTES, **rules.attributes},
+            progress=lambda text, share: bar.update(task, description=text, completed=share),
+        )
+    for file in files:
+        print(file)

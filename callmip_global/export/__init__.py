@@ -1,0 +1,21 @@
+"""Stores as the files that others ask for.
+
+The heavy parts load when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from callmip_global.export.upload import export_upload
+
+__all__ = ["export_upload"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export_upload":
+        from callmip_global.export.upload import export_upload
+
+        return export_upload
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
