@@ -484,7 +484,9 @@ def _numbers(values: Sequence[float]) -> list[float | None]:
 
 def _synthetic_texts(runs: Sequence[Run], products: Sequence[Product]) -> list[str]:
     texts = [run.synthetic for run in runs if run.synthetic]
-    texts += [f"product {p.name} is synthetic" for p in products if p.kind == "synthetic"]
+    made = [product.name for product in products if product.kind == "synthetic"]
+    if made:
+        texts.append(f"synthetic products, no observations: {', '.join(made)}")
     return list(dict.fromkeys(texts))
 
 
