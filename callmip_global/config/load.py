@@ -54,7 +54,8 @@ class LoadedExperiment:
     """An experiment with its site and protocol.
 
     ``path``: the file as the user named it; ``base_dir``: its folder (absolute), which relative
-    paths are relative to; ``sources``: the resolved tree, for the file and line of any key.
+    paths are relative to; ``sources``: all layers joined, as one experiment file would say it, for
+    the record and for the file and line of any key.
     """
 
     experiment: Experiment
@@ -149,12 +150,12 @@ def load_leniently(
     for layer in layers[1:]:
         tree = overlay(tree, layer)
     tree = _with_resources(tree, layers)
-    tree = _with_simulations(tree, protocol, problems)
+    resolved = _with_simulations(tree, protocol, problems)
 
-    experiment, found_problems = try_model(Experiment, tree)
+    experiment, found_problems = try_model(Experiment, resolved)
     problems += _of_default_resources(found_problems, layers)
     if experiment is None:
-        experiment, _ = try_model(Experiment, _salvaged(tree, [key for key, _ in found_problems]))
+        experiment, _ = try_model(Experiment, _salvaged(resolved, [k for k, _ in found_problems]))
     problems.sort(key=lambda item: problem_order(item[1], str(path)))
     if experiment is None:
         return None, problems

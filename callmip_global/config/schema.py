@@ -236,6 +236,7 @@ class Phase(Strictly):
     One cycle is one pass over ``years``. Where ``years`` is a single year and the climate is
     recycled, one cycle is one pass over the recycled period with the model year label kept.
     ``segment_years`` cuts a pass into jobs of at most so many years (None: one job per cycle).
+    ``luc`` and ``ndep`` may be left out where the recipe does not use ``{luc}`` and ``{ndep}``.
     """
 
     name: PhaseName = Field(description="a name for the phase, e.g. spinup")

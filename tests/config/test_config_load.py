@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -298,6 +299,21 @@ def test_load_raises_with_all_problems_and_exit_code_2(group) -> None:
         load_experiment("experiment.yaml")
     assert caught.value.exit_code == 2
     assert len(caught.value.problems) == 2
+
+
+def test_the_resolved_tree_is_an_experiment_file_that_gives_the_same_experiment(group) -> None:
+    group.edit(("[S3, CO2]", "{S3: {}, CO2: {luc: vary}}"))
+    loaded = load_experiment("experiment.yaml", overrides=["run.phases.0.cycles=7"])
+    text = yaml.safe_dump(loaded.sources.value, sort_keys=False)
+    (group.folder / "resolved.yaml").write_text(text, encoding="utf-8")
+    assert load_experiment("resolved.yaml").experiment == loaded.experiment
+
+
+def test_a_slip_in_the_defaults_of_a_site_names_the_site_file(group, problems: Problems) -> None:
+    path = group.folder / "site.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "defaults: {outputs: {grid: 2deg}}\n")
+    (problem,) = problems()
+    assert problem.startswith(f"site.yaml:{group.line('defaults', 'site.yaml')}: outputs: found an")
 
 
 def test_a_walltime_given_by_set_needs_no_quotes(group) -> None:

@@ -11,6 +11,7 @@ import yaml
 from callmip_global.config.load import load_leniently
 from callmip_global.config.protocol import load_protocol
 from callmip_global.config.site import Queue, config_names, config_path, load_site
+from callmip_global.config.validate import check_experiment
 from callmip_global.data import data_path
 from callmip_global.errors import UsageError
 from callmip_global.variables import requested_variables
@@ -85,6 +86,13 @@ def test_a_shipped_example_is_a_valid_experiment_file(name: str) -> None:
     loaded, problems = load_leniently(data_path("config", "examples", f"{name}.yaml"))
     assert problems == []
     assert loaded is not None
+
+
+@pytest.mark.parametrize("name", config_names("examples"))
+def test_a_shipped_example_lacks_nothing_but_the_files_of_the_group(name: str) -> None:
+    _, problems = check_experiment(data_path("config", "examples", f"{name}.yaml"))
+    assert problems
+    assert {problem.found[:7] for problem in problems} == {"no file"}
 
 
 def test_the_minimal_example_explains_every_key_of_the_schema() -> None:
