@@ -119,7 +119,7 @@ def _benchmark(
         products=load_products(Path(plan.settings["products"])),
         out=out,
         frequencies=tuple(plan.settings["frequencies"]),
-        regridder=regrid_dataset,
+        regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
         progress=progress_printer(),
     )
     replace_folder(out, run.path / "benchmark")

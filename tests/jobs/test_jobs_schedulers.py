@@ -44,7 +44,8 @@ def test_ranges_say_exactly_the_indices_they_were_made_of(indices: set[int]) -> 
         (
             submission(1001, 1002, offset=1000, depends=(Dependency("12", True),)),
             "sbatch --parsable --ignore-pbs --comment=tok --array=1-2"
-            " --output=/run/jobs/s/log/%A_%a.out --dependency=aftercorr:12 /run/jobs/s/job.sh tok  1000",
+            " --output=/run/jobs/s/log/%A_%a.out --dependency=aftercorr:12"
+            " /run/jobs/s/job.sh tok  1000",
         ),
         (
             submission(1, depends=(Dependency("12"), Dependency("13"))),
