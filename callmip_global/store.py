@@ -73,7 +73,9 @@ class StoreName:
     member: int | None = None
 
     def __post_init__(self) -> None:
-        if _NAME.fullmatch(self.text) is None:
+        match = _NAME.fullmatch(self.text)
+        said = (self.model, self.version, self.simulation, self.grid, self.stage)
+        if match is None or match.group(1, 2, 3, 4, 5) != said:
             raise UsageError(
                 Problem(
                     "store name",

@@ -52,7 +52,8 @@ def _mean_kernel(
                             w = lat_values[a] * lon_values[b] * fraction[f, jj, ii]
                             total += w * x
                             weight += w
-                covered[t, j, i] = weight
+                # Overlaps add up to 1 only to rounding; what is written must not exceed the cell.
+                covered[t, j, i] = min(weight, 1.0)
                 out[t, j, i] = total / weight if weight > 0.0 else np.nan
 
 
@@ -104,4 +105,4 @@ def masked_mean(
 def covered_fraction(weights: Weights, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
     """(nlat, nlon) W f: a fraction of cell area carried over, uncovered parts counted as none."""
     _, covered = masked_mean(weights, np.zeros((1, *weights.source_shape)), fraction)
-    return np.asarray(np.clip(covered[0], 0.0, 1.0))
+    return np.asarray(covered[0])

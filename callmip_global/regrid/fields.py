@@ -71,7 +71,8 @@ class Field:
     def read_weight(self, region: slice) -> Array:
         """(nlat, nlon), or the weights of a run of time steps; 0 where there is none."""
         if isinstance(self.weight, tuple):
-            return np.nan_to_num(self._read(self.weight, region).astype(np.float64))
+            weight = self._read(self.weight, region).astype(np.float64)
+            return np.clip(np.nan_to_num(weight), 0.0, 1.0)
         return self.weight
 
     def _read(self, parts: tuple[xr.DataArray, ...], region: slice) -> NDArray[Any]:

@@ -1,0 +1,263 @@
+"""Conservative weights and the kernel: laws for any grids, cases by hand, CDO as a witness."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from grid_cases import gaussian, grids, pole_centred
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callmip_global.errors import DataError
+from callmip_global.grid import Grid, standard_grid
+from callmip_global.regrid import conservative_weights, covered_fraction, masked_mean
+from callmip_global.store import grid_variables
+
+REAL = {
+    "Gaussian N48": gaussian(96, 192),
+    "pole-centred N96": pole_centred(145, 192),
+    "pole-centred CLM": pole_centred(192, 288),
+    "0.5 degrees": standard_grid("0.5deg"),
+    "stops at 60 S": Grid("land", np.linspace(-60, 90, 151), np.linspace(-180, 180, 361)),
+    "edge beyond the pole": Grid(
+        "colm", np.append(np.arange(-89.25, 89.0, 2.0), 90.0), np.linspace(-180.75, 179.25, 181)
+    ),
+}
+
+
+def fields(grid: Grid, seed: int, steps: int = 2) -> np.ndarray:
+    """(steps, nlat, nlon) float64 in [0, 10), a third of it missing."""
+    rng = np.random.default_rng(seed)
+    values = 10.0 * rng.random((steps, *grid.shape))
+    values[rng.random(values.shape) < 0.33] = np.nan
+    return values
+
+
+def integral(grid: Grid, values: np.ndarray, fraction: np.ndarray | float) -> np.ndarray:
+    return np.nansum(values * fraction * grid.cell_area, axis=(-2, -1))
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(grids(), grids(), seeds)
+def test_the_area_integral_is_kept_with_any_gaps_and_land(a: Grid, b: Grid, seed: int) -> None:
+    values = fields(a, seed)
+    land = np.random.default_rng(seed).random(a.shape)
+    out, covered = masked_mean(conservative_weights(a, b), values, land)
+    scale = a.cell_area.sum() * 10.0
+    difference = integral(b, out, covered) - integral(a, values, land)
+    np.testing.assert_allclose(difference / scale, 0.0, atol=1e-12)
+
+
+@given(grids(whole=False), grids(), seeds)
+def test_the_integral_of_a_part_of_the_globe_is_kept_too(a: Grid, b: Grid, seed: int) -> None:
+    values = fields(a, seed)
+    out, covered = masked_mean(conservative_weights(a, b), values)
+    scale = a.cell_area.sum() * 10.0
+    difference = integral(b, out, covered) - integral(a, values, 1.0)
+    np.testing.assert_allclose(difference / scale, 0.0, atol=1e-12)
+
+
+@given(grids(), grids(), seeds, st.floats(-1e6, 1e6))
+def test_a_constant_stays_that_constant(a: Grid, b: Grid, seed: int, value: float) -> None:
+    values = np.where(np.isnan(fields(a, seed)), np.nan, value)
+    out, covered = masked_mean(conservative_weights(a, b), values)
+    np.testing.assert_allclose(out[covered > 0], value, rtol=1e-13)
+    assert np.all(np.isnan(out[covered == 0]))
+
+
+@given(grids(), grids(), seeds)
+def test_no_new_extremes_and_no_coverage_beyond_the_cell(a: Grid, b: Grid, seed: int) -> None:
+    values = fields(a, seed, 1)
+    if np.all(np.isnan(values)):
+        return
+    out, covered = masked_mean(conservative_weights(a, b), values)
+    assert np.nanmin(out) >= np.nanmin(values) - 1e-12
+    assert np.nanmax(out) <= np.nanmax(values) + 1e-12
+    assert covered.min() >= 0.0
+    assert covered.max() <= 1.0
+
+
+@given(grids(), grids(whole=False))
+def test_row_sums_are_the_covered_part_of_each_cell(a: Grid, b: Grid) -> None:
+    np.testing.assert_allclose(conservative_weights(a, b).coverage(), 1.0, rtol=1e-12)
+    back = conservative_weights(b, a).coverage()
+    np.testing.assert_allclose((back * a.cell_area).sum(), b.cell_area.sum(), rtol=1e-11)
+
+
+@given(grids(), grids(), st.sampled_from([-720.0, -360.0, 360.0, 1080.0]))
+def test_whole_turns_of_longitude_change_nothing(a: Grid, b: Grid, turn: float) -> None:
+    turned = Grid("turned", a.lat_edges, a.lon_edges + turn)
+    one, other = conservative_weights(a, b), conservative_weights(turned, b)
+    np.testing.assert_allclose(one.lon.dense(), other.lon.dense(), atol=1e-11)
+
+
+@given(grids(), grids(), seeds)
+def test_the_mirrored_globe_gives_the_mirrored_result(a: Grid, b: Grid, seed: int) -> None:
+    values = fields(a, seed)
+    mirrored = [Grid("m", -g.lat_edges[::-1], g.lon_edges) for g in (a, b)]
+    out, _ = masked_mean(conservative_weights(a, b), values)
+    flipped, _ = masked_mean(conservative_weights(*mirrored), values[:, ::-1])
+    np.testing.assert_allclose(flipped[:, ::-1], out, rtol=1e-11)
+
+
+@given(grids())
+def test_a_grid_onto_itself_changes_nothing(grid: Grid) -> None:
+    values = fields(grid, 1)
+    out, covered = masked_mean(conservative_weights(grid, grid), values)
+    np.testing.assert_allclose(out, values, rtol=1e-13)
+    np.testing.assert_allclose(covered, ~np.isnan(values), atol=1e-13)
+
+
+def test_by_way_of_1_degree_is_the_same_as_from_05_to_2_degrees() -> None:
+    half, one, two = (standard_grid(name) for name in ("0.5deg", "1deg", "2deg"))
+    values = fields(half, 3)
+    direct, direct_covered = masked_mean(conservative_weights(half, two), values)
+    step, covered = masked_mean(conservative_weights(half, one), values)
+    weights = conservative_weights(one, two)
+    twice, twice_covered = masked_mean(weights, step, covered)
+    np.testing.assert_allclose(twice, direct, rtol=1e-12)
+    np.testing.assert_allclose(twice_covered, direct_covered, atol=1e-12)
+
+
+def test_two_by_two_cells_to_one_by_hand() -> None:
+    # Symmetric about the equator, so all four cells are alike; one is missing: (1 + 2 + 2) / 3.
+    source = Grid("2x2", np.array([-30.0, 0.0, 30.0]), np.array([0.0, 10.0, 20.0]))
+    target = Grid("1x1", np.array([-30.0, 30.0]), np.array([0.0, 20.0]))
+    values = np.array([[[1.0, 2.0], [2.0, np.nan]]])
+    out, covered = masked_mean(conservative_weights(source, target), values)
+    assert out[0, 0, 0] == pytest.approx(5.0 / 3.0, rel=1e-15)
+    assert covered[0, 0, 0] == pytest.approx(0.75, rel=1e-15)
+    # With land in the cells: (1 x 0.5 + 2 x 1 + 2 x 0.25) / 1.75, the missing cell's land unused.
+    land = np.array([[0.5, 1.0], [0.25, 1.0]])
+    out, covered = masked_mean(conservative_weights(source, target), values, land)
+    assert out[0, 0, 0] == pytest.approx(3.0 / 1.75, rel=1e-15)
+    assert covered[0, 0, 0] == pytest.approx(1.75 / 4.0, rel=1e-15)
+
+
+def test_overlaps_in_sine_of_latitude_by_hand() -> None:
+    # From 0-30-90 to 0-90 north: sin 30 = 1/2, so both rows weigh the same though 30 and 60 wide.
+    source = Grid("s", np.array([0.0, 30.0, 90.0]), np.array([0.0, 360.0]))
+    target = Grid("t", np.array([0.0, 90.0]), np.array([0.0, 360.0]))
+    weights = conservative_weights(source, target)
+    np.testing.assert_allclose(weights.lat.dense(), [[0.5, 0.5]], rtol=1e-15)
+
+
+def test_a_cell_across_the_dateline_takes_from_both_sides() -> None:
+    source = Grid("s", np.array([-90.0, 90.0]), np.array([0.0, 90.0, 180.0, 270.0, 360.0]))
+    target = Grid("t", np.array([-90.0, 90.0]), np.array([-45.0, 45.0]))
+    weights = conservative_weights(source, target)
+    np.testing.assert_allclose(weights.lon.dense(), [[0.5, 0.0, 0.0, 0.5]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("source", REAL)
+@pytest.mark.parametrize("target", ["0.5deg", "1deg", "2deg"])
+def test_real_grids_keep_the_integral_and_each_polar_row(source: str, target: str) -> None:
+    a, b = REAL[source], standard_grid(target)
+    weights = conservative_weights(a, b)
+    values = fields(a, 5, 1)
+    out, covered = masked_mean(weights, values)
+    before, after = integral(a, values, 1.0), integral(b, out, covered)
+    np.testing.assert_allclose(after, before, rtol=1e-12)
+    # Row by row at both poles, against overlaps of the zonal strips worked out independently.
+    filled = np.nan_to_num(values[0])
+    strip = (filled * np.diff(a.lon_edges)).sum(axis=1)
+    for row in (0, 1, -2, -1):
+        south, north = np.deg2rad(b.lat_bnds[row])
+        low = np.clip(np.deg2rad(a.lat_edges[:-1]), south, north)
+        high = np.clip(np.deg2rad(a.lat_edges[1:]), south, north)
+        expected = (strip * (np.sin(high) - np.sin(low))).sum() / (np.sin(north) - np.sin(south))
+        got = (np.nan_to_num(out[0]) * covered[0])[row].sum() * (b.lon_edges[1] - b.lon_edges[0])
+        assert got == pytest.approx(expected, rel=1e-9)
+
+
+def test_edges_with_rounding_noise_make_no_slivers() -> None:
+    grid = standard_grid("1deg")
+    noise = np.random.default_rng(0).uniform(-1e-12, 1e-12, grid.lat_edges.size - 2)
+    lat = np.concatenate([[-90.0], grid.lat_edges[1:-1] + noise, [90.0]])
+    weights = conservative_weights(Grid("noisy", lat, grid.lon_edges + 1e-12), grid)
+    assert weights.lat.values.size == grid.shape[0]
+    assert weights.lon.values.size == grid.shape[1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_type_of_the_data_is_kept_and_sums_are_float64(dtype: type) -> None:
+    a, b = standard_grid("1deg"), standard_grid("2deg")
+    values = fields(a, 2).astype(dtype)
+    out, covered = masked_mean(conservative_weights(a, b), values)
+    assert out.dtype == dtype
+    assert covered.dtype == np.float64
+    before, after = integral(a, values.astype(float), 1.0), integral(b, out.astype(float), covered)
+    limit = 1e-12 if dtype is np.float64 else 1e-6
+    np.testing.assert_allclose(after, before, rtol=limit)
+    if dtype is np.float32:
+        exact, _ = masked_mean(conservative_weights(a, b), values.astype(np.float64))
+        np.testing.assert_array_equal(out, exact.astype(np.float32))
+
+
+def test_further_dimensions_are_carried_along() -> None:
+    a, b = standard_grid("2deg"), Grid("b", np.array([-90, 0, 90.0]), np.array([0, 360.0]))
+    weights = conservative_weights(a, b)
+    values = fields(a, 2, 6).reshape(3, 2, *a.shape)
+    out, covered = masked_mean(weights, values)
+    assert out.shape == covered.shape == (3, 2, 2, 1)
+    single, _ = masked_mean(weights, values[1, 1])
+    np.testing.assert_array_equal(out[1, 1], single)
+
+
+def test_a_land_fraction_is_carried_over_with_its_area() -> None:
+    a, b = gaussian(96, 192), standard_grid("1deg")
+    land = np.random.default_rng(4).random(a.shape)
+    carried = covered_fraction(conservative_weights(a, b), land)
+    assert (carried * b.cell_area).sum() == pytest.approx((land * a.cell_area).sum(), rel=1e-12)
+
+
+def test_weights_for_another_grid_are_refused() -> None:
+    one, two, half = (standard_grid(name) for name in ("1deg", "2deg", "0.5deg"))
+    weights = conservative_weights(one, two)
+    weights.check(one, two)
+    shifted = Grid("shifted", one.lat_edges, one.lon_edges + 0.5)
+    with pytest.raises(DataError, match=r"source grid.*Make the weights again"):
+        weights.check(shifted, two)
+    with pytest.raises(DataError, match="target grid"):
+        weights.check(one, half)
+
+
+def test_what_does_not_fit_the_weights_is_refused() -> None:
+    weights = conservative_weights(standard_grid("2deg"), standard_grid("1deg"))
+    with pytest.raises(ValueError, match=r"values are \(3, 4\)"):
+        masked_mean(weights, np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="float32 or float64, got int64"):
+        masked_mean(weights, np.zeros((90, 180), dtype=np.int64))
+    for bad in (np.full((90, 180), 1.5), np.full((90, 180), np.nan), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="within"):
+            masked_mean(weights, np.zeros((90, 180)), bad)
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="cdo is not installed")
+@pytest.mark.parametrize("source", ["Gaussian N48", "pole-centred N96", "stops at 60 S"])
+def test_cdo_says_the_same(source: str, tmp_path: Path) -> None:
+    a, b = REAL[source], standard_grid("2deg")
+    values = fields(a, 7, 1)
+    coords = {k: v for k, v in grid_variables(a).items() if k != "areacella"}
+    ds = xr.Dataset({"x": (("time", "lat", "lon"), values)}, coords={"time": [0.0], **coords})
+    ds["time"].attrs["units"] = "days since 1850-01-01"
+    ds = ds.drop_encoding()
+    ds.to_netcdf(tmp_path / "in.nc", encoding={"x": {"_FillValue": 1e20}})
+    (tmp_path / "grid.txt").write_text(
+        "gridtype = lonlat\nxsize = 180\nysize = 90\n"
+        "xfirst = -179\nxinc = 2\nyfirst = -89\nyinc = 2\n"
+    )
+    command = ["cdo", "-s", "-b", "F64", "remapcon,grid.txt", "in.nc", "out.nc"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    with xr.open_dataset(tmp_path / "out.nc", decode_times=False) as result:
+        witness = result["x"].values
+    out, _ = masked_mean(conservative_weights(a, b), values)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(witness))
+    np.testing.assert_allclose(out, witness, rtol=0, atol=1e-9)
