@@ -251,8 +251,8 @@ def _draw(
     scales = _scales([fields for _, fields in loaded])
     projection = Projection.of(lat_edges, lon_edges, width)
     images: dict[str, Any] = {"runs": {}, "reference": None, "legends": {}}
-    for kind, scale in scales.items():
-        images["legends"][kind] = {
+    for legend, scale in scales.items():
+        images["legends"][legend] = {
             "css": scale.css(),
             "low": _tick(scale.low),
             "middle": _tick(0.5 * (scale.low + scale.high)),
@@ -266,12 +266,12 @@ def _draw(
             kind = _kind(name)
             if kind is None or (name == "reference" and images["reference"] is not None):
                 continue
-            png = base64.b64encode(map_png(values, projection, scales[kind]))
+            png = base64.b64encode(map_png(values, projection, scales[kind])).decode()
             if used + len(png) > budget:
                 missed += 1
                 continue
             used += len(png)
-            uri = f"data:image/png;base64,{png.decode()}"
+            uri = f"data:image/png;base64,{png}"
             if name == "reference":
                 images["reference"] = uri
             else:
