@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 _SNAP_DEGREES = 1e-4
 _LAT_NAMES = ("lat", "latitude", "nav_lat", "lat_full", "lsmlat", "y")
 _LON_NAMES = ("lon", "longitude", "nav_lon", "lon_full", "lsmlon", "x")
+_LETTERS = ("x", "y")
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,7 +313,10 @@ def _axis(
     bounds = {str(var.attrs.get("bounds", "")) for var in variables.values()}
     found = [name for name in found if name not in bounds and not _is_bounds(variables[name])]
     if not found:
-        found = [name for name in variables if name.lower() in names]
+        found = [n for n in variables if n.lower() in names and n.lower() not in _LETTERS]
+    if not found:
+        # x and y may just as well be data: only a vector along itself is taken for a coordinate.
+        found = [n for n in variables if n.lower() in names and variables[n].dims == (n,)]
     # A dimension's own coordinate beats an auxiliary one; a vector beats a matrix.
     found.sort(key=lambda name: (variables[name].dims != (name,), variables[name].ndim))
     reduced = [(name, *_vector(variables[name], standard_name)) for name in found]

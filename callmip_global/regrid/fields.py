@@ -92,12 +92,14 @@ class Field:
 class Inputs:
     """A set of variables on one grid and one time axis.
 
+    where : the file, files or store they come from
     land : (nlat, nlon) in [0, 1] in grid order, None without
     passed_on : coordinates and bounds that have no horizontal dimension
     attributes : global attributes (of the first file)
     left_out : variables that are not regridded, and why
     """
 
+    where: str
     source: SourceGrid
     fields: tuple[Field, ...]
     land: Array | None
@@ -134,7 +136,7 @@ def inputs_of(ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto") 
     if not fields:
         raise DataError(Problem(where, found="no numeric variable on the latitude-longitude grid"))
     passed_on = _without_horizontal(ds, source)
-    return Inputs(source, tuple(fields), land, passed_on, dict(ds.attrs), tuple(left_out))
+    return Inputs(where, source, tuple(fields), land, passed_on, dict(ds.attrs), tuple(left_out))
 
 
 def _time_first(ds: xr.Dataset, where: str) -> xr.Dataset:
@@ -371,7 +373,9 @@ def _joined(parts: Sequence[tuple[str, Inputs]]) -> Inputs:
     passed_on = next(iter(axes.values())) if axes else first.passed_on
     land = next((part.land for _, part in parts if part.land is not None), None)
     left_out = tuple(dict.fromkeys(text for _, part in parts for text in part.left_out))
-    return Inputs(first.source, tuple(fields), land, passed_on, first.attributes, left_out)
+    return Inputs(
+        first.where, first.source, tuple(fields), land, passed_on, first.attributes, left_out
+    )
 
 
 def _time_of(name: str, holders: list[tuple[str, Inputs]]) -> xr.Dataset:

@@ -437,6 +437,17 @@ def _fill_region(
         place = slice(block.start - region.start, block.stop - region.start)
         target = place if field.timed else slice(None)
         values, weight = field.read(block), field.read_weight(block)
+        if np.any(np.isinf(values)):
+            steps_said = f" in steps {block.start + 1} to {block.stop}" if field.timed else ""
+            raise DataError(
+                Problem(
+                    given.where,
+                    field.name,
+                    f"infinite values{steps_said}",
+                    "numbers, or missing values",
+                    "Mask them in the source",
+                )
+            )
         result, covered = masked_mean(weights, values, weight)
         shard[target] = result
         if changing is not None:
@@ -479,7 +490,7 @@ def _check(where: str, report: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
             " ".join(filter(None, (group, name))),
             f"a global integral that drifts by {entry['max_relative_drift']:.2e}",
             f"at most {TOLERANCE[entry['stored_as']]:.0e}",
-            "Values without number (inf) or far outside float32 do this; nothing was published",
+            "Nothing was published",
         )
         for group, variables in report.items()
         for name, entry in variables.items()
