@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import xarray as xr
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from callmip_global.errors import DataError
 from callmip_global.grid import Grid, standard_grid
-from callmip_global.regrid import conservative_weights, covered_fraction, masked_mean
+from callmip_global.regrid import apply, conservative_weights, covered_fraction, masked_mean
 from callmip_global.store import grid_variables
 
 REAL = {
@@ -261,3 +262,19 @@ def test_cdo_says_the_same(source: str, tmp_path: Path) -> None:
     out, _ = masked_mean(conservative_weights(a, b), values)
     np.testing.assert_array_equal(np.isnan(out), np.isnan(witness))
     np.testing.assert_allclose(out, witness, rtol=0, atol=1e-9)
+
+
+def test_without_a_place_for_machine_code_the_kernel_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, bool]] = []
+
+    def njit(**options: bool):  # what numba does in a read-only installation without a home
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert apply._compiled(len) is len
+    assert asked == [{"nogil": True, "cache": True}, {"nogil": True}]
