@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -95,9 +96,12 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
         except ValueError as error:
             if "already exists as a scalar variable" not in str(error):
                 raise
-            dropped = ["lat", "lon", "time"]
             ds = xr.open_dataset(
-                path, engine="netcdf4", decode_cf=False, cache=False, drop_variables=dropped
+                path,
+                engine="netcdf4",
+                decode_cf=False,
+                cache=False,
+                drop_variables=_scalars_named_like_dimensions(path),
             )
             notes = ("scalar variables named like a dimension were ignored",)
     except (OSError, ValueError, RuntimeError) as error:
@@ -107,6 +111,11 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
             Problem(where, found=f"a file that cannot be opened ({text})", remedy=remedy)
         ) from None
     return ds, notes
+
+
+def _scalars_named_like_dimensions(path: Path) -> list[str]:
+    with netCDF4.Dataset(path) as nc:
+        return [n for n, v in nc.variables.items() if n in nc.dimensions and not v.dimensions]
 
 
 def scan(path: Path, calendar: str | None = None) -> NativeFile:
@@ -377,25 +386,26 @@ def _read_field(
 ) -> Array:
     """(n, nlat, nlon) of one variable, decoded; extra dimensions of ``select`` are summed."""
     where, grid = str(file.path), file.source_grid
-    ds, _ = open_native(file.path)
-    with ds:
-        field_ = ds[name]
-        if grid is None or not grid.on_grid(field_):
-            found = f"dimensions ({', '.join(map(str, field_.dims))})"
-            raise DataError(Problem(where, name, found, "a field on latitudes and longitudes"))
-        attributes = dict(field_.attrs)
-        if file.time_dim in field_.dims:
-            field_ = field_.isel({file.time_dim: steps})
-        for dim, indices in select.items():
-            if dim in field_.dims:
-                field_ = field_.isel({dim: list(indices)})
-        try:
-            field_ = grid.to_grid_order(field_.load())
-        except (OSError, RuntimeError) as error:
-            text = " ".join(str(error).replace(where, "").split())[:120]
-            raise DataError(
-                Problem(where, name, f"values that cannot be read ({text})", "an undamaged file")
-            ) from None
+    dims = tuple(file.variables[name].dims)
+    if grid is None or not {str(grid.lat_dim), str(grid.lon_dim)} <= set(dims):
+        found = f"dimensions ({', '.join(dims)})"
+        raise DataError(Problem(where, name, found, "a field on latitudes and longitudes"))
+    index = tuple(
+        steps if d == file.time_dim else list(select[d]) if d in select else slice(None)
+        for d in dims
+    )
+    try:
+        # Not through xarray: its opening takes longer than the reading of a month.
+        with netCDF4.Dataset(file.path) as nc:
+            nc.set_auto_maskandscale(False)
+            raw = np.asarray(nc.variables[name][index])
+    except (OSError, RuntimeError) as error:
+        text = " ".join(str(error).replace(where, "").split())[:120]
+        raise DataError(
+            Problem(where, name, f"values that cannot be read ({text})", "an undamaged file")
+        ) from None
+    field_ = grid.to_grid_order(xr.DataArray(raw, dims=dims, name=name))
+    attributes = file.variables[name].attributes
     lead = [d for d in field_.dims if d not in ("lat", "lon")]
     order = [d for d in lead if d == file.time_dim] + [d for d in lead if d != file.time_dim]
     values = decoded(field_.transpose(*order, "lat", "lon").values, attributes)

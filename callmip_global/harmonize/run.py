@@ -8,6 +8,7 @@ float64, checked, and written in float32.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +50,8 @@ LOST = 1e-3
 """Share of a per-cell variable's integral that may lie where the land fraction is 0."""
 
 
-MOSTLY_LAND = 0.5
-"""No model has land on more than this share of the sphere (true: 0.29)."""
+EVERYWHERE = 0.9
+"""A field with values on more than this share of the sphere is no land field (land: 0.29)."""
 
 
 class RefusedVariablesError(DataError):
@@ -439,14 +440,16 @@ def _write(
         # Values appear in cells that were empty in the first year: they are land too. The template
         # changes with the fraction, so the store starts over.
         fraction = np.maximum(fraction, stream.seen)
-    for variable_name in plan.delivered:
-        variable_plan = plan.plans[variable_name]
-        if not problems.get(variable_name):
-            problem = summary_problem(
-                variable_plan.summary, variable_plan.variable, _where(variable_plan, variable_map)
-            )
-            problems[variable_name] = [problem] if problem else []
+    for variable_name, variable_plan in plan.plans.items():
+        needed = set(variable_map.closure([variable_name]))
+        if variable_name not in plan.delivered or needed & {n for n, p in problems.items() if p}:
+            continue  # refused already, or made of something refused: that problem says it all
+        problem = summary_problem(
+            variable_plan.summary, variable_plan.variable, _where(variable_plan, variable_map)
+        )
+        problems[variable_name] = [problem] if problem else []
     if any(problems.values()):
+        shutil.rmtree(writer.work)
         raise RefusedVariablesError(problems)
     report = _report(plan, variable_map, name, hashes)
     writer.publish({"provenance": json.dumps(_provenance(report), sort_keys=True)})
@@ -641,7 +644,7 @@ def _mask(plan: RunPlan, variable_map: VariableMap) -> Array:
         except DataError as error:
             raise RefusedVariablesError({variable_plan.variable.name: error.problems}) from None
         held = np.asarray(np.isfinite(values).any(axis=0))
-        if plan.grid.is_global and _area_share(held, plan.grid) > MOSTLY_LAND:
+        if plan.grid.is_global and _area_share(held, plan.grid) > EVERYWHERE:
             everywhere.append(variable_plan)
         seen |= held
     if everywhere:
