@@ -31,6 +31,10 @@ _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
 
 
+class TooShortError(DataError):
+    """Product and runs have too few steps in common at this frequency."""
+
+
 @dataclass
 class Comparison:
     """What came of one product at one frequency.
@@ -294,7 +298,7 @@ def _common_periods(
         spans = sorted({_span(series.periods, series.frequency) for _, series in runs})
         window = f", window {_window(product)}" if product.window else ""
         own = "" if frequency == "fx" else f"{_span(reference.periods, frequency)}{window}; "
-        raise DataError(
+        raise TooShortError(
             Problem(
                 reference.where,
                 product.variable,

@@ -20,6 +20,7 @@ from callmip_global.benchmark.compare import (
     MINIMUM_YEARS,
     Comparison,
     Regridder,
+    TooShortError,
     compare,
 )
 from callmip_global.benchmark.inputs import Run, read_runs
@@ -87,6 +88,8 @@ def run_benchmark(
         except CallmipError as error:
             problems += error.problems
             continue
+        short: list[Problem] = []
+        before = len(entries)
         for frequency in ("fx",) if product.static else frequencies:
             with_it = [
                 (run, series)
@@ -110,6 +113,9 @@ def run_benchmark(
                     regions=chosen,
                     regridder=regridder,
                 )
+            except TooShortError as error:
+                short += error.problems
+                continue
             except CallmipError as error:
                 problems += [p for p in error.problems if p not in problems]
                 continue
@@ -122,6 +128,11 @@ def run_benchmark(
             own = list(_rows(comparison))
             rows += own
             entries.append(_entry(comparison, files, own, runs))
+        if len(entries) > before:
+            # Two years make a monthly comparison and no annual one: that is no fault.
+            notes += [str(problem) for problem in short]
+        else:
+            problems += short
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])

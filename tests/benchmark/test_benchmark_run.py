@@ -308,6 +308,19 @@ def test_a_bad_product_is_one_line_and_the_others_go_on(tmp_path, change, said):
     assert json.loads((tmp_path / "out" / "problems.json").read_text()) == summary["problems"]
 
 
+def test_too_few_years_for_annual_scores_are_a_note_where_months_are_scored(tmp_path):
+    truth = cycles(2)
+    options = {"years": (2001, 2002)}
+    product = write_product(tmp_path, truth, **options)
+    summary = benchmark([write_run(tmp_path, truth, **options)], [product], tmp_path / "out")
+    assert summary["problems"] == []
+    assert "found 2 years in common" in summary["notes"][0]
+    again = benchmark(
+        [write_run(tmp_path, truth, **options)], [product], tmp_path / "out", frequencies=["yr"]
+    )
+    assert "found 2 years in common" in again["problems"][0]
+
+
 def test_a_product_without_a_value_is_refused(tmp_path):
     product = write_product(tmp_path, np.full((36, *GRID.shape), np.nan))
     summary = benchmark([write_run(tmp_path, cycles(3))], [product], tmp_path / "out")
