@@ -1,4 +1,4 @@
-"""Where the data folders (config/, jobs/, regrid/) are: in the installed package or in the checkout."""
+"""Where the data folders (config/, jobs/, regrid/) are: in the package or in the checkout."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What can be wrong, said once: a problem names the place, the key, what was found, what was wanted.
+"""What can be wrong, said once: a problem names place, key, what was found, what was wanted.
 
-Exit codes (the same for every command): 0 all well; 1 the work ran and found problems;
-2 wrong use or invalid configuration; 3 scheduler unreachable or in an unknown state; 130 interrupted.
+Exit codes, the same for every command: 0 all well; 1 the work ran and found problems; 2 wrong use
+or invalid configuration; 3 scheduler unreachable or in an unknown state; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Problem:
 
 
 class CallmipError(Exception):
-    """Base of every error meant for the user: carries problems and an exit code, never a traceback."""
+    """Base of every error meant for the user: problems and an exit code, never a traceback."""
 
     exit_code = EXIT_PROBLEMS
 

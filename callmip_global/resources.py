@@ -34,7 +34,7 @@ def walltime_text(walltime_s: int) -> str:
 
 
 def memory_bytes(value: object) -> int:
-    """Bytes of ``"32GB"``, ``"900MB"``, ``"1.5T"``; units are powers of 1024, as Slurm and PBS count.
+    """Bytes of ``"32GB"``, ``"900MB"``, ``"1.5T"``, in powers of 1024, as Slurm and PBS count.
 
     A bare number is refused (ValueError): Slurm would take it as MB, PBS as bytes.
     """

@@ -53,14 +53,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Task:
-    """One element of a step; ``upstream`` are ``step/task`` names, ``index`` its row in tasks.tsv."""
+    """One element of a step; ``upstream``: ``step/task`` names, ``index``: row in tasks.tsv."""
 
     id: str
     index: int
     key: str
     upstream: tuple[str, ...]
     simulation: str | None = None
-    stage: str | None = None
+    stage: StageName | None = None
     member: int | None = None
     tile: int | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -295,7 +295,7 @@ class _Builder:
         phase: Phase,
         identity: tuple[Simulation, StageName, int | None, int | None],
     ) -> dict[str, Any]:
-        """Values of the placeholders for one run task; see config.placeholders for their meaning."""
+        """Values of the placeholders for one run task; see `config.placeholders.RUN_NAMES`."""
         simulation, stage_name, member, tile = identity
         stage = self.experiment.stages[stage_name]
         forcing = phase_forcing(phase, simulation, self.loaded.fixed_forcing)

@@ -79,7 +79,7 @@ class Client:
         return Reply(Outcome.REJECTED, message=" ".join([text, *hints]))
 
     def jobs(self) -> list[JobRecord]:
-        """This user's jobs that the scheduler knows. SchedulerError when it gives no sure answer."""
+        """This user's jobs that the scheduler knows; SchedulerError without a sure answer."""
         command = self.scheduler.list_command()
         try:
             answer = _run(command)

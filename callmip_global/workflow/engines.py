@@ -40,13 +40,15 @@ def run_engine(
 def _store_name(plan: Plan, task: Task, grid: str) -> Any:
     from callmip_global.store import StoreName
 
+    if task.simulation is None or task.stage is None:
+        raise ValueError(f"task {task.id} stands for no single store")
     model = plan.settings["model"]
     return StoreName(
         model=model["name"],
         version=model["version"],
-        simulation=task.simulation or "",
+        simulation=task.simulation,
         grid=grid,
-        stage=task.stage or "",
+        stage=task.stage,
         member=task.member,
     )
 
