@@ -303,7 +303,10 @@ def _axis(
 ) -> tuple[str, Hashable, Array]:
     """Name, dimension and (n,) values of the one coordinate for an axis; DataError without one."""
     variables = {str(name): var for name, var in ds.variables.items() if var.ndim in (1, 2)}
+    # CF allows degree(s)_north, degree(s)_N and degree(s)N; groups also write a blank for the "_".
+    letter = units.partition("_")[2][0]
     spelled = {units, units.replace("s_", "_"), units.replace("_", " ")}
+    spelled |= {f"degree{s}{join}{letter}" for s in ("", "s") for join in ("", "_")}
     found = [
         name
         for name, var in variables.items()

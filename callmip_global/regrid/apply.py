@@ -57,6 +57,46 @@ def _mean_kernel(
                 out[t, j, i] = total / weight if weight > 0.0 else np.nan
 
 
+@_compiled
+def _integral_kernel(
+    values: NDArray[Any],
+    fraction: NDArray[np.float64],
+    area: NDArray[np.float64],
+    total: NDArray[np.float64],
+    absolute: NDArray[np.float64],
+) -> None:
+    for t in range(values.shape[0]):
+        f = t if fraction.shape[0] > 1 else 0
+        for j in range(values.shape[1]):
+            # Row by row, so that rounding does not grow with the number of cells.
+            row = 0.0
+            row_absolute = 0.0
+            for i in range(values.shape[2]):
+                x = values[t, j, i]
+                if not np.isnan(x):
+                    part = x * fraction[f, j, i] * area[j, i]
+                    row += part
+                    row_absolute += abs(part)
+            total[t] += row
+            absolute[t] += row_absolute
+
+
+def integrals(
+    values: NDArray[Any], fraction: NDArray[np.float64], area_m2: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Integral over the map of the values, and of their absolute values, NaN counted as nothing.
+
+    values : (..., nlat, nlon) float32 or float64;  fraction : (nlat, nlon) or like ``values``
+    area_m2 : (nlat, nlon)
+    Returns two (n,) arrays over the leading dimensions taken together [units of values x m2].
+    """
+    flat = np.ascontiguousarray(values).reshape(-1, *area_m2.shape)
+    total, absolute = np.zeros(flat.shape[0]), np.zeros(flat.shape[0])
+    weight = np.ascontiguousarray(fraction, dtype=np.float64).reshape(-1, *area_m2.shape)
+    _integral_kernel(flat, weight, np.ascontiguousarray(area_m2), total, absolute)
+    return total, absolute
+
+
 def masked_mean(
     weights: Weights,
     values: NDArray[Any],

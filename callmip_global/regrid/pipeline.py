@@ -24,7 +24,7 @@ from callmip_global import __version__
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import text_hash
 from callmip_global.grid import Grid
-from callmip_global.regrid.apply import covered_fraction, masked_mean
+from callmip_global.regrid.apply import covered_fraction, integrals, masked_mean
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
 from callmip_global.regrid.weights import Weights, conservative_weights
 from callmip_global.store import (
@@ -437,32 +437,35 @@ def _fill_region(
         place = slice(block.start - region.start, block.stop - region.start)
         target = place if field.timed else slice(None)
         values, weight = field.read(block), field.read_weight(block)
-        if np.any(np.isinf(values)):
-            steps_said = f" in steps {block.start + 1} to {block.stop}" if field.timed else ""
-            raise DataError(
-                Problem(
-                    given.where,
-                    field.name,
-                    f"infinite values{steps_said}",
-                    "numbers, or missing values",
-                    "Mask them in the source",
-                )
-            )
         result, covered = masked_mean(weights, values, weight)
         shard[target] = result
         if changing is not None:
             changing[target] = covered
             covered = changing[target].astype(np.float64)
-        steps = (block.stop - block.start if field.timed else 1, -1)
-        product = np.nan_to_num(values.astype(np.float64)) * weight * source_area
-        before.extend(product.reshape(steps).sum(axis=1).tolist())
-        scale.extend(np.abs(product, out=product).reshape(steps).sum(axis=1).tolist())
-        kept = np.nan_to_num(result.astype(np.float64)) * covered * target_area
-        after.extend(kept.reshape(steps).sum(axis=1).tolist())
+        total, absolute = integrals(values, weight, source_area)
+        if not np.all(np.isfinite(absolute)):
+            raise DataError(
+                Problem(
+                    given.where,
+                    field.name,
+                    f"infinite values, in steps {block.start + 1} to {block.stop}",
+                    "numbers, or missing values",
+                    "Mask them in the source",
+                )
+            )
+        before.extend(_per_step(total, field, block))
+        scale.extend(_per_step(absolute, field, block))
+        after.extend(_per_step(integrals(result, covered, target_area)[0], field, block))
     if changing is not None:
         writer.write(group, _fraction_array(writer, group, field.name), region, changing)
     note = {"before": before, "after": after, "scale": scale}
     writer.write(group, field.name, region, shard, note)
+
+
+def _per_step(sums: Array, field: Field, block: slice) -> list[float]:
+    """Sums over the maps of each time step (of everything without time)."""
+    steps = block.stop - block.start if field.timed else 1
+    return [float(value) for value in sums.reshape(steps, -1).sum(axis=1)]
 
 
 def _summary(writer: StoreWriter, group: str, field: Field, fraction: _Fraction) -> dict[str, Any]:

@@ -290,3 +290,20 @@ def test_gaussian_helper_and_reader_agree() -> None:
     made = gaussian(32, 64)
     read = grid_of(dataset(made.lat, made.lon), "g.nc").grid
     np.testing.assert_allclose(read.lat_edges, made.lat_edges, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["degrees_{}", "degree_{}", "degrees {}", "degreesN", "degree_N"]
+)
+def test_units_of_coordinates_in_every_spelling_of_cf(spelling: str) -> None:
+    lat = spelling.format("north")
+    lon = spelling.format("east").replace("N", "E")
+    ds = dataset([-45.0, 45.0], [0.0, 180.0], names=("a", "b"))
+    ds["a"].attrs["units"], ds["b"].attrs["units"] = lat, lon
+    read = grid_of(ds, "file.nc")
+    assert (read.lat_name, read.lon_name) == ("a", "b")
+
+
+def test_data_named_x_are_data() -> None:
+    ds = dataset([-45.0, 45.0], [0.0, 180.0]).rename(v="x")
+    assert grid_of(ds, "file.nc").lon_name == "lon"
