@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import SourceGrid, grid_of
+from callmip_global.harmonize.netcdf3 import needed_bytes
 from callmip_global.timeaxis import (
     Frequency,
     MonthAxis,
@@ -89,6 +90,7 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
     where = str(path)
     if path.suffix in (".gz", ".tar", ".zip", ".bz2"):
         raise DataError(Problem(where, found="a packed file", remedy="Unpack it first."))
+    _check_length(path)
     notes: tuple[str, ...] = ()
     try:
         try:
@@ -111,6 +113,21 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
             Problem(where, found=f"a file that cannot be opened ({text})", remedy=remedy)
         ) from None
     return ds, notes
+
+
+def _check_length(path: Path) -> None:
+    """DataError for a NetCDF-3 file shorter than its header says: it would be read as zeros."""
+    found, wanted = "", ""
+    try:
+        needed = needed_bytes(path)
+        size = path.stat().st_size
+        if needed is not None and size < needed:
+            found, wanted = f"a truncated file of {size} bytes", f"{needed} bytes by its header"
+    except (OSError, ValueError) as error:
+        found = f"a file that cannot be opened ({error})"
+    if found:
+        remedy = "Copy it again; interrupted copies look like this."
+        raise DataError(Problem(str(path), "", found, wanted, remedy))
 
 
 def _scalars_named_like_dimensions(path: Path) -> list[str]:
