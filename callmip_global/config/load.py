@@ -224,7 +224,7 @@ def _of_default_resources(
     """One problem in ``resources.default`` shows in every kind of step: said once, where it is."""
     merged: dict[tuple[str, str], tuple[KeyPath, Problem]] = {}
     for key, problem in problems:
-        if len(key) > 2 and key[0] == "resources":
+        if len(key) > 1 and key[0] == "resources":
             default = ("resources", "default", *key[2:])
             for layer in layers:
                 if default in layer.marks and str(layer.marks[default]) == problem.where:
@@ -249,71 +249,61 @@ def _with_simulations(
         return tree
     value: list[dict[str, Any]] = []
     marks: dict[KeyPath, Mark] = {(): tree.mark(("simulations",))}
-    seen: set[Any] = set()
+    seen: set[str] = set()
+    varies: set[str]
+    wrong: list[tuple[KeyPath, str, str, str]]
     for key, name, changes in items:
-        place = tree.where(key)
-        label = f"simulations.{name}" if isinstance(raw, dict) else "simulations"
-
-        def refuse(
-            found: str,
-            wanted: str,
-            remedy: str = "",
-            *,
-            sub: str = "",
-            key: KeyPath = key,
-            place: str = place,
-            label: str = label,
-        ) -> None:
-            spot = tree.where((*key, sub)) if sub else place
-            problem = Problem(spot, f"{label}.{sub}" if sub else label, found, wanted, remedy)
-            problems.append((key, problem))
-
         if not isinstance(name, str):
-            refuse(repr(name), f"the name of a preset: {', '.join(presets)}")
-            continue
-        if name in seen:
-            refuse(f"{name} twice", "each simulation once")
-            continue
-        seen.add(name)
-        if changes is not None and not isinstance(changes, dict):
-            refuse(repr(changes), "{climate|co2|luc|ndep: vary|fixed}")
-            continue
-        if name not in presets and not isinstance(raw, dict):
-            remedy = nearest(name, presets) or (
-                "For one of your own: simulations: {NAME: {climate: vary, co2: vary, ...}}."
-            )
-            refuse(repr(name), f"one of: {', '.join(presets)}", remedy)
-            continue
-        varies = set(presets[name].varies) if name in presets else set()
-        said = changes or {}
-        for forcing, word in said.items():
-            if forcing not in FORCINGS:
-                refuse(
-                    "an unknown key",
-                    f"one of: {', '.join(FORCINGS)}",
-                    nearest(str(forcing), FORCINGS),
-                    sub=str(forcing),
-                )
-            elif word == "vary":
-                varies.add(forcing)
-            elif word == "fixed":
-                varies.discard(forcing)
-            else:
-                refuse(repr(word), "vary or fixed", sub=str(forcing))
-        silent = [f for f in FORCINGS if f not in said]
-        if name not in presets and silent:
-            refuse(
-                f"nothing about {', '.join(silent)}",
-                "vary or fixed for each forcing of a simulation that is no preset",
-                nearest(name, presets),
-            )
-            continue
-        marks.update({(len(value), *path): tree.mark(key) for path in ((), ("name",), ("varies",))})
-        value.append({"name": name, "varies": sorted(varies)})
-    if not value and problems:
+            varies, wrong = set(), [((), repr(name), f"a preset: {', '.join(presets)}", "")]
+        elif name in seen:
+            varies, wrong = set(), [((), f"{name} twice", "each simulation once", "")]
+        else:
+            seen.add(name)
+            varies, wrong = _varies(name, changes, protocol, preset_only=isinstance(raw, list))
+        label = ("simulations", str(name)) if isinstance(raw, dict) else ("simulations",)
+        for sub, found, wanted, remedy in wrong:
+            place = tree.where((*key, *sub))
+            problem = Problem(place, dotted((*label, *sub)), found, wanted, remedy)
+            problems.append((key, problem))
+        if not wrong:
+            marks.update({(len(value), *p): tree.mark(key) for p in ((), ("name",), ("varies",))})
+            value.append({"name": name, "varies": sorted(varies)})
+    if items and not value:
         # The refused names were reported; a preset lets everything else be checked.
         value.append({"name": "S3", "varies": list(FORCINGS)})
     return tree.replaced(("simulations",), value, marks)
+
+
+def _varies(
+    name: str, changes: Any, protocol: Protocol, *, preset_only: bool
+) -> tuple[set[str], list[tuple[KeyPath, str, str, str]]]:
+    """The forcings a simulation varies; and what is wrong: key below it, found, wanted, remedy."""
+    presets = protocol.simulations
+    if changes is not None and not isinstance(changes, dict):
+        return set(), [((), repr(changes), "{climate|co2|luc|ndep: vary|fixed}", "")]
+    if name not in presets and preset_only:
+        own = "For one of your own: simulations: {NAME: {climate: vary, co2: vary, ...}}."
+        remedy = nearest(name, presets) or own
+        return set(), [((), repr(name), f"one of: {', '.join(presets)}", remedy)]
+    said = changes or {}
+    varies: set[str] = set(presets[name].varies) if name in presets else set()
+    wrong: list[tuple[KeyPath, str, str, str]] = []
+    for forcing, word in said.items():
+        if forcing not in FORCINGS:
+            remedy = nearest(str(forcing), FORCINGS)
+            wanted = f"one of: {', '.join(FORCINGS)}"
+            wrong.append(((str(forcing),), "an unknown key", wanted, remedy))
+        elif word not in ("vary", "fixed"):
+            wrong.append(((forcing,), repr(word), "vary or fixed", ""))
+        elif word == "vary":
+            varies.add(forcing)
+        else:
+            varies.discard(forcing)
+    silent = [forcing for forcing in FORCINGS if forcing not in said]
+    if name not in presets and silent:
+        wanted = "vary or fixed for each forcing of a simulation that is no preset"
+        wrong.append(((), f"nothing about {', '.join(silent)}", wanted, nearest(name, presets)))
+    return varies, wrong
 
 
 def _salvaged(tree: Located, keys: Iterable[KeyPath]) -> Located:

@@ -106,6 +106,25 @@ def test_init_writes_an_experiment_that_is_right_but_for_what_is_the_groups(
     assert all(any(meaning in step for step in steps) for meaning in wanted)
 
 
+def test_the_command_prints_one_line_per_problem_on_stderr_and_exits_with_2(
+    group, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from callmip_global.cli.app import main
+
+    (group.folder / "params" / "posterior_002.txt").unlink()
+    words = ["callmip-global", "validate", "experiment.yaml", "--set", "run.restrt=[]"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.partition(": ")[0] for line in err.splitlines()] == [
+        "experiment.yaml:6",
+        "--set run.restrt=[]",
+    ]
+
+
 def test_init_never_overwrites(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("mine")

@@ -98,7 +98,7 @@ def test_presets_are_changed_and_own_simulations_are_spelled_out(group) -> None:
         ("[S3, S3]", "experiment.yaml:3: simulations: found S3 twice, wanted each simulation once"),
         ("S3", "experiment.yaml:3: simulations: found 'S3', wanted a list: a list of simulations"),
         ("[]", "experiment.yaml:3: simulations: found [], wanted at least 1 of them"),
-        ("[{S3: {}}]", "experiment.yaml:3: simulations: found {'S3': {}}, wanted the name of a"),
+        ("[{S3: {}}]", "experiment.yaml:3: simulations: found {'S3': {}}, wanted a preset: S0,"),
         ("{S3: {luc: no}}", "experiment.yaml:3: simulations.S3.luc: found False, wanted vary or"),
         (
             "{S3: {lux: vary}}",

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callmip_global.config.load import load_experiment
 from callmip_global.config.validate import (
+    check_experiment,
     load_valid_experiment,
     number_ranges,
     read_table,
     validate_experiment,
 )
+from callmip_global.config.yaml_source import load_yaml
 from callmip_global.errors import UsageError
 
 Problems = Callable[..., list[str]]
@@ -321,6 +324,34 @@ def test_every_problem_is_an_error_of_wrong_use(group) -> None:
     assert caught.value.exit_code == 2
     assert [p.key for p in caught.value.problems] == ["run.inputs.co2", "output.grid"]
     assert validate_experiment(load_experiment("experiment.yaml", overrides=["output.grid=1deg"]))
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3000)
+    | st.floats(allow_nan=True)
+    | st.dates()
+    | st.sampled_from(["", "x", "{x}", "{member}", "yearly", "../x", "/", "~", "\0", "S3", "a: b"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["S3", "run", "recycle", 1, True, "a.b"]), inner)
+    ),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=ODD)
+def test_whatever_stands_anywhere_gives_lines_and_never_a_traceback(
+    group, data: st.DataObject, value: object
+) -> None:
+    tree = load_yaml("experiment.yaml")
+    key = data.draw(st.sampled_from(sorted((k for k in tree.marks if k), key=str)))
+    text = yaml.safe_dump(tree.replaced(key, value, {}).value, sort_keys=False)
+    Path("odd.yaml").write_text(text, encoding="utf-8")
+    _, problems = check_experiment("odd.yaml")
+    assert all(p.where and "\n" not in str(p) for p in problems)
 
 
 # Tables
