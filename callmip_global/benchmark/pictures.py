@@ -54,7 +54,7 @@ def nice_limit(value: float) -> float:
 
 
 def range_scale(maps: list[Array]) -> Scale:
-    """One scale for several maps of a quantity: from 0 if nothing is negative, else about 0.
+    """One scale for several maps of a quantity: from 0, or about 0 if much of it is negative.
 
     Fields far from 0 (temperatures) get a scale between their own rounded percentiles.
     """
@@ -62,7 +62,7 @@ def range_scale(maps: list[Array]) -> Scale:
     if values.size == 0:
         return Scale("sequential", 0.0, 1.0)
     low, high = (float(v) for v in np.percentile(values, (1.0, 99.0)))
-    if low < 0 < high and -low > 0.05 * high:
+    if low < 0 < high and -low > 0.2 * high:
         limit = nice_limit(max(-low, high))
         return Scale("diverging", -limit, limit)
     if low > 0.5 * high > 0:

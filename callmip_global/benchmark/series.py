@@ -89,7 +89,13 @@ class FileSeries:
                 run = steps == list(range(first, last + 1))
                 # A slice is read chunk by chunk, a list of indices cell by cell.
                 da = da.isel({_time_dim(ds): slice(first, last + 1) if run else steps})
-            out[rows] = np.asarray(da.values).reshape(len(steps), *self.grid.shape)
+            try:
+                values = np.asarray(da.values)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise DataError(
+                    Problem(self.where, self.name, f"data that cannot be read ({_short(error)})")
+                ) from error
+            out[rows] = values.reshape(len(steps), *self.grid.shape)
         if self.convert is not None:
             for i, period in enumerate(periods):
                 out[i] = self.convert(out[i], period)
@@ -270,10 +276,13 @@ def _opened(opener: Opener, at: str) -> xr.Dataset:
     try:
         return opener()
     except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())
         raise DataError(
-            Problem(at, found=f"a file that cannot be read ({text[:120]})", wanted="NetCDF")
+            Problem(at, found=f"a file that cannot be read ({_short(error)})", wanted="NetCDF")
         ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def _time_dim(ds: xr.Dataset) -> str:

@@ -13,7 +13,7 @@ def benchmark(
         list[Path],
         typer.Argument(
             metavar="STORE|FILE...",
-            help="Stores, folders of stores, or NetCDF files with the protocol's names.",
+            help="Stores, NetCDF files with the protocol's names, or folders of them.",
         ),
     ],
     products: Annotated[
@@ -67,7 +67,7 @@ def benchmark(
 
 
 def _stores_in(path: Path) -> list[Path]:
-    """The path itself, or the stores inside a folder that is none."""
+    """The path itself, or the stores, else the NetCDF files, inside a folder that is no store."""
     if path.is_dir() and not (path / "zarr.json").is_file():
-        return sorted(path.glob("*.zarr")) or [path]
+        return sorted(path.glob("*.zarr")) or sorted(path.rglob("*.nc")) or [path]
     return [path]

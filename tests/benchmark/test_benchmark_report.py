@@ -123,7 +123,7 @@ def test_the_command_does_the_rest_and_then_fails_on_a_bad_product(tmp_path, cap
     )
     out = tmp_path / "out"
     with pytest.raises(DataError) as caught:
-        benchmark_command([run], products, out)
+        benchmark_command([run.parent], products, out)
     assert caught.value.exit_code == 1
     assert len(caught.value.problems) == 1
     assert str(caught.value.problems[0]).startswith("product GONE: hfls: found no file")

@@ -308,6 +308,29 @@ def test_a_bad_product_is_one_line_and_the_others_go_on(tmp_path, change, said):
     assert json.loads((tmp_path / "out" / "problems.json").read_text()) == summary["problems"]
 
 
+@pytest.mark.parametrize("damage", ["cut short", "bytes changed"])
+def test_a_damaged_product_is_one_line(tmp_path, damage):
+    grid = Grid("g", np.linspace(-90, 90, 61), np.linspace(-180, 180, 81))
+    truth = cycles(1, grid) + np.random.default_rng(0).normal(size=(12, *grid.shape))
+    options = {"grid": grid, "years": (2001, 2001)}
+    product = write_product(tmp_path, truth, **options)
+    path = Path(product.paths[0])
+    with xr.open_dataset(path, decode_times=False) as ds:
+        whole = ds.load()
+    whole.to_netcdf(path, encoding={"obs": {"zlib": True}})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    if damage == "cut short":
+        del data[middle:]
+    else:
+        data[middle : middle + 5000] = bytes(5000)
+    path.write_bytes(data)
+    run = write_run(tmp_path, truth, **options)
+    summary = benchmark([run], [product], tmp_path / "out", frequencies=["mon"])
+    assert len(summary["problems"]) == 1
+    assert "cannot be read" in summary["problems"][0]
+
+
 def test_too_few_years_for_annual_scores_are_a_note_where_months_are_scored(tmp_path):
     truth = cycles(2)
     options = {"years": (2001, 2002)}
