@@ -73,6 +73,8 @@ def regrid_dataset(
 ) -> xr.Dataset:
     """Every numeric variable of ``ds`` that lies on its latitude-longitude grid, on ``grid``.
 
+    In memory, and at once: for what does not fit there are ``regrid_files`` and ``regrid_store``.
+
     land_fraction : what weighs variables that are means over land (``cell_methods`` with "where
         land"): "auto" the data set's own ``sftlf``; an array in [0, 1] or in % on the grid of
         ``ds``; None nothing. Variables that are means over the whole cell are never weighted
