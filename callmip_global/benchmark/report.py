@@ -127,8 +127,9 @@ def _display(variable: str, units: str) -> tuple[str, float]:
         return "gC m⁻² d⁻¹", 1000.0 * SECONDS_PER_DAY
     if units == "kg m-2 s-1":
         return "mm d⁻¹", SECONDS_PER_DAY
-    pretty = units.replace("m-2", "m⁻²")
-    return ("–" if units == "1" else pretty), 1.0
+    if variable == "lai":
+        return "m² m⁻²", 1.0
+    return units.replace("m-2", "m⁻²"), 1.0
 
 
 def _belongs(row: Score, comparison: Mapping[str, Any]) -> bool:
