@@ -1,8 +1,9 @@
 """Products files: YAML to the values the benchmark works with.
 
 A products file is ``products: {NAME: {...}}``. An entry gives everything itself, or says
-``catalogue: ENTRY`` and then only what differs from the shipped entry of that name (config/products/),
-at least the ``path``, which is relative to the products file and may be a pattern or a list.
+``catalogue: ENTRY`` and then only what differs from the shipped entry of that name, in
+config/products/: at least the ``path``, which is relative to the products file and may be a
+pattern or a list.
 """
 
 from __future__ import annotations
