@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,40 @@ _CAUSES: tuple[tuple[float, str], ...] = (
 
 
 @dataclass
+class NorthernSeasons:
+    """Means of the land at 40-70 N in June-August and in December-February.
+
+    There the land takes up carbon in summer and gives it off in winter, in every model: the
+    seasons tell the sign of nep where names and attributes cannot (CalLMIP's own tower files hold
+    the opposite sign under nep's standard name).
+    """
+
+    total: dict[str, float] = field(default_factory=lambda: {"summer": 0.0, "winter": 0.0})
+    weight: dict[str, float] = field(default_factory=lambda: {"summer": 0.0, "winter": 0.0})
+    size: float = 0.0
+
+    def add(self, values: Array, weights: Array, lat: Array, months: Sequence[int]) -> None:
+        """Count a block (n, nlat, nlon) whose steps lie in ``months`` (1 to 12)."""
+        rows = (lat >= 40.0) & (lat <= 70.0)
+        band, area = values[:, rows], weights[rows]
+        for season, wanted in (("summer", (6, 7, 8)), ("winter", (12, 1, 2))):
+            block = band[[i for i, month in enumerate(months) if month in wanted]]
+            finite = np.isfinite(block)
+            held = np.where(finite, block, 0.0)
+            self.total[season] += float((held * area).sum())
+            self.weight[season] += float((finite * area).sum())
+            self.size += float((np.abs(held) * area).sum())
+
+    @property
+    def reversed(self) -> bool:
+        """Whether winter uptake clearly exceeds that of summer (by 10 % of the mean size)."""
+        if not self.weight["summer"] or not self.weight["winter"]:
+            return False
+        summer, winter = (self.total[s] / self.weight[s] for s in ("summer", "winter"))
+        return winter - summer > 0.1 * self.size / sum(self.weight.values())
+
+
+@dataclass
 class Summary:
     """Running summary of one variable's values, block by block. NaN is not counted."""
 
@@ -53,6 +87,7 @@ class Summary:
     weighted: float = 0.0
     weight: float = 0.0
     sample: Array | None = None
+    seasons: NorthernSeasons = field(default_factory=NorthernSeasons)
 
     def add(self, values: Array, weights: Array, var: Variable) -> None:
         """Count a block (n, nlat, nlon); ``weights`` (nlat, nlon) is the land area of each cell."""
@@ -108,6 +143,10 @@ def summary_problem(summary: Summary, var: Variable, where: str) -> Problem | No
     if summary.low == summary.high:
         remedy = "Declare it absent if the model does not have it."
         return Problem(where, var.name, f"the constant {summary.low:g}", "values that vary", remedy)
+    if var.name == "nep" and summary.seasons.reversed:
+        found = "uptake at 40-70 N in winter and release in summer"
+        remedy = "The sign is that of NEE: say sign: -1 in the variable map."
+        return Problem(where, var.name, found, "positive into the land", remedy)
     largest = max(abs(low), abs(high))
     faint = max(abs(summary.low), abs(summary.high)) < FAINT * largest
     far = FAR * (high - low)

@@ -568,6 +568,9 @@ class _Block:
                 return None
         if self.counted:
             plan.summary.add(values, self.weights, plan.variable)
+            if self.axis.frequency == "mon":
+                months = [month for _, month in self.axis.periods]
+                plan.summary.seasons.add(values, self.weights, self.plan.grid.lat, months)
         if name in self.needed:
             self.kept[name] = values
         return values

@@ -175,7 +175,11 @@ def _store_problems(ds: Any, name: str, where: str) -> list[Problem]:
         weights = weights * np.nan_to_num(fraction.transpose("lat", "lon").values)
     for start in range(0, ds.sizes["time"], _BLOCK):
         block = ds[name].isel(time=slice(start, start + _BLOCK))
-        summary.add(block.values.astype(np.float64), weights, var)
+        values = block.values.astype(np.float64)
+        summary.add(values, weights, var)
+        if where.endswith("/mon"):
+            months = [t.month for t in block["time"].values]
+            summary.seasons.add(values, weights, ds["lat"].values, months)
     problem = summary_problem(summary, var, where)
     return problems + ([problem] if problem else [])
 

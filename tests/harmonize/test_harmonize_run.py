@@ -96,7 +96,8 @@ def test_annual_values_are_means_weighted_by_the_days_of_the_months(tmp_path: Pa
 
 
 def test_derived_variables_are_made_in_the_protocols_units(tmp_path: Path) -> None:
-    gpp, ra, rh = field(10, 20), field(1, 5, seed=2), field(1, 5, seed=3)
+    gpp, ra, rh = field(8, 14), field(1, 5, seed=2), field(1, 5, seed=3)
+    gpp[[5, 6, 7, 17, 18, 19]] += 3.0
     path = write_native(
         tmp_path / "a.nc",
         {"GPP": (gpp, CARBON), "Ra": (ra, CARBON), "Rh": (rh / 86400, {"units": "gC m-2 s-1"})},
@@ -255,13 +256,24 @@ def test_layers_are_selected_or_summed_and_plant_types_refused(tmp_path: Path) -
 
 
 def test_sign_and_factor_are_applied_and_recorded(tmp_path: Path) -> None:
-    nee = field(-5, 5)
-    path = write_native(tmp_path / "a.nc", {"NEE": (nee, CARBON)})
-    entries = {"nep": VariableSource(source="NEE", sign=-1, factor=0.5)}
+    down = field(-50, 50)
+    path = write_native(tmp_path / "a.nc", {"H": (down, {"units": "W/m2"})})
+    entries = {"hfss": VariableSource(source="H", sign=-1, factor=0.5)}
     report = run(tmp_path, [path], entries)
-    got = open_store(tmp_path / NAME.text, "mon")["nep"].values
-    np.testing.assert_allclose(got, -0.5 * ascending(nee) * 1e-3 / 86400, rtol=1e-6)
-    assert {"sign", "factor"} <= set(report["variables"]["nep"]["fixes"])
+    got = open_store(tmp_path / NAME.text, "mon")["hfss"].values
+    np.testing.assert_allclose(got, -0.5 * ascending(down), rtol=1e-6)
+    assert {"sign", "factor"} <= set(report["variables"]["hfss"]["fixes"])
+
+
+def test_nep_with_the_sign_of_nee_is_refused_by_its_northern_seasons(tmp_path: Path) -> None:
+    season = -np.cos(2 * np.pi * (np.arange(24) % 12) / 12)[:, None, None]
+    nep = 3.0 * season * np.sign(LAT)[None, :, None] + field(-0.5, 0.5)
+    right = write_native(tmp_path / "a.nc", {"F": (nep, CARBON)})
+    entries = {"nep": VariableSource(source="F")}
+    run(tmp_path / "right", [right], entries)
+    wrong = write_native(tmp_path / "b.nc", {"F": (-nep, CARBON)})
+    assert "say sign: -1" in problem(tmp_path / "wrong", [wrong], entries)
+    run(tmp_path / "told", [wrong], {"nep": VariableSource(source="F", sign=-1)})
 
 
 # --- the time axis --------------------------------------------------------------------------------
