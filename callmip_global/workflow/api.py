@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from callmip_global.config.load import LoadedExperiment, load_experiment
+from callmip_global.config.load import LoadedExperiment
 from callmip_global.config.plan import Plan, build_plan
-from callmip_global.config.validate import validate_experiment
+from callmip_global.config.validate import load_valid_experiment
 from callmip_global.errors import Problem, SchedulerError, UsageError
 from callmip_global.workflow.client import Client, make_scheduler
 from callmip_global.workflow.observe import ALIVE, Queue, TaskState, observe
@@ -33,10 +33,7 @@ def default_run_dir(experiment: Path) -> Path:
 
 def plan_experiment(experiment: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
     """The plan of a valid experiment and its resolved YAML; UsageError with every problem."""
-    loaded = load_experiment(experiment.resolve(), overrides=overrides)
-    problems = validate_experiment(loaded)
-    if problems:
-        raise UsageError(problems)
+    loaded = load_valid_experiment(experiment.resolve(), overrides=overrides)
     return build_plan(loaded, overrides), resolved_yaml(loaded)
 
 

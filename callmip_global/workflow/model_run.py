@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
-
-from callmip_global.config.placeholders import expand
+from callmip_global.config.placeholders import expand, render_template
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.files import file_hash, write_atomic
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
@@ -120,14 +118,8 @@ def _check_parameters(plan: Plan, path: Path) -> None:
 def _render_files(
     files: Mapping[str, Mapping[str, str]], context: Mapping[str, Any], attempt: Path
 ) -> None:
-    environment = Environment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
     for target, template in files.items():
-        try:
-            text = environment.from_string(template["text"]).render(context)
-        except TemplateError as error:
-            raise TaskFailedError(Failure("input", f"{template['source']}: {error}")) from error
+        text = render_template(template["text"], context, where=template["source"])
         path = attempt / target
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
