@@ -383,6 +383,9 @@ class StoreWriter:
         for partial in self._store.rglob("*.partial"):
             partial.unlink()
         with _consolidation_allowed():
+            # Each group too: older readers look for it in the group that they open.
+            for group in filter(None, self.templates):
+                zarr.consolidate_metadata(self._store, path=group)
             zarr.consolidate_metadata(self._store)
         # From here on the ledger no longer speaks of what is in the work folder: killed after the
         # rename, a rerun must not take the replaced store for its own finished work.
