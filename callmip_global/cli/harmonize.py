@@ -33,13 +33,14 @@ def harmonize(
 
     What is broken is refused and named; the rest goes on. Exit code 1 if anything was refused.
     """
+    from rich.console import Console
     from rich.progress import Progress
 
     from callmip_global.config.manifest import load_manifest
     from callmip_global.workflow.ingest import ingest
 
     loaded = load_manifest(manifest)
-    with Progress(transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading headers", total=1.0)
         stores, entries = ingest(
             submissions,

@@ -96,7 +96,7 @@ def status(run_dir: RunDirArgument, json: JsonOption = False) -> None:
         for problem in state.trouble.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(EXIT_SCHEDULER)
-    if any(t.state in ("failed", "blocked") for t in state.tasks.values()):
+    if any(t.state in ("failed", "blocked") or t.problems for t in state.tasks.values()):
         raise typer.Exit(EXIT_PROBLEMS)
 
 
@@ -141,6 +141,9 @@ def print_status(state: RunState) -> None:
         if failure["log"]:
             console.print(f"  log: {escape(failure['log'])}", soft_wrap=True)
         console.print(f"  next: {escape(failure['next'])}")
+    for task in state.tasks.values():
+        for problem in task.problems:
+            console.print(f"{escape(task.ref)}: {escape(problem)}", soft_wrap=True)
     waiting = [t for t in state.tasks.values() if t.state == "waiting"]
     if waiting and not state.is_alive:
         console.print(f"{len(waiting)} tasks are not in the queue: `callmip-global submit` again.")

@@ -116,7 +116,7 @@ def _benchmark(
 
     stores = [run.stores / name for ref in task.upstream for name in upstream[ref]["stores"]]
     out = attempt / "benchmark"
-    run_benchmark(
+    summary = run_benchmark(
         stores,
         products=load_products(Path(plan.settings["products"])),
         out=out,
@@ -125,7 +125,8 @@ def _benchmark(
         progress=progress_printer(),
     )
     replace_folder(out, run.path / "benchmark")
-    return {"outputs": {}, "folder": "benchmark"}
+    # A product that cannot be used is told, but must not cost the scores of the others.
+    return {"outputs": {}, "folder": "benchmark", "problems": summary["problems"]}
 
 
 def _report(

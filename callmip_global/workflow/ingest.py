@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from callmip_global.config.manifest import Manifest
-from callmip_global.errors import CallmipError, Problem, UsageError
+from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.grid import standard_grid
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.run import RefusedVariablesError, harmonize_files
@@ -70,7 +70,12 @@ def ingest(
     try:
         native, found = _harmonized(files, manifest, years, work, progress)
         entries += found
-        stores = [] if native is None else _regridded(native, manifest, collection, progress)
+        stores = []
+        for grid in manifest.file.grids if native is not None else ():
+            try:
+                stores.append(_regridded(native, manifest, grid, collection, progress))
+            except DataError as error:
+                entries.append(refused("", f"all on {grid}", "regridding", error.problems))
     finally:
         shutil.rmtree(work)
     return stores, entries
@@ -150,15 +155,12 @@ def _harmonized(
 
 
 def _regridded(
-    native: Path, manifest: Manifest, collection: Path, progress: Progress
-) -> list[Path]:
-    stores = []
-    for grid in manifest.file.grids:
-        name = _name(manifest, grid)
-        out = collection / name.text
-        regrid_store(native, grid=standard_grid(grid), out=out, name=name, progress=progress)
-        stores.append(out)
-    return stores
+    native: Path, manifest: Manifest, grid: str, collection: Path, progress: Progress
+) -> Path:
+    name = _name(manifest, grid)
+    out = collection / name.text
+    regrid_store(native, grid=standard_grid(grid), out=out, name=name, progress=progress)
+    return out
 
 
 def _name(manifest: Manifest, grid: str) -> StoreName:

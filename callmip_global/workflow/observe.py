@@ -39,7 +39,8 @@ ALIVE = ("running", "queued", "submitting", "unknown")
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task as it stands. ``intent`` is its latest submission that was not lost."""
+    """One task as it stands. ``intent`` is its latest submission that was not lost; ``problems``
+    are what a task that is done could not use (a benchmark product, say)."""
 
     ref: str
     step: Step
@@ -49,6 +50,7 @@ class TaskState:
     failure: Failure | None = None
     intent: Intent | None = None
     detail: str = ""
+    problems: tuple[str, ...] = ()
 
     @property
     def job_id(self) -> str | None:
@@ -68,6 +70,7 @@ class TaskState:
             "failure": self.failure.to_json() if self.failure else None,
             "job_id": self.job_id,
             "detail": self.detail,
+            "problems": list(self.problems),
         }
 
 
@@ -121,8 +124,9 @@ def _task_state(
     ref = f"{step.name}/{task.id}"
     attempts = [a for a in run.attempts(ref) if a.state != "left"]
     base = TaskState(ref, step, task, "waiting", len(attempts), intent=intent)
-    if run.is_done(ref, task.key):
-        return replace(base, state="done")
+    marker = run.marker(ref)
+    if marker is not None and marker["key"] == task.key:
+        return replace(base, state="done", problems=tuple(marker.get("problems", ())))
     attempts = [a for a in attempts if a.status.get("key", task.key) == task.key]
     last = attempts[-1] if attempts else None
     current = intent is not None and intent.keys[intent.tasks.index(task.id)] == task.key
