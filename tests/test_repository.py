@@ -20,9 +20,9 @@ import callmip_global
 DATA_FOLDERS = ("config", "jobs", "regrid")
 SCRIPTS = ("demo", "test", "check", "slurm-here")
 # What conda-forge calls another name than PyPI does.
-CONDA_NAMES = {"netCDF4": "netcdf4", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"netCDF4": "netcdf4"}
 ONLY_ON_PYPI = {"global-land-mask"}
-HEAVY = ("cftime", "dask", "distributed", "matplotlib", "netCDF4", "numba", "numpy", "pandas")
+HEAVY = ("cftime", "dask", "distributed", "netCDF4", "numba", "numpy", "pandas")
 HEAVY += ("pint", "xarray", "zarr")
 
 
