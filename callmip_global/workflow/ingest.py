@@ -70,8 +70,10 @@ def ingest(
     try:
         native, found = _harmonized(files, manifest, years, work, progress)
         entries += found
-        stores = []
-        for grid in manifest.file.grids if native is not None else ():
+        stores: list[Path] = []
+        for grid in manifest.file.grids:
+            if native is None:
+                break
             try:
                 stores.append(_regridded(native, manifest, grid, collection, progress))
             except DataError as error:

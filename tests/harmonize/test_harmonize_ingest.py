@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from callmip_global.cli.harmonize import check, harmonize
 from callmip_global.config.manifest import load_manifest
-from callmip_global.errors import UsageError
+from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.harmonize.submission import check_path
 from callmip_global.store import global_total, open_store, store_info
 from callmip_global.workflow.ingest import ingest
@@ -135,6 +135,25 @@ def test_without_years_the_common_whole_years_are_taken(tmp_path: Path) -> None:
     stores, _ = ingest([tmp_path], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c")
     years = {t.year for t in open_store(stores[0], "mon")["time"].values}
     assert years == {2001, 2002}
+
+
+def test_a_grid_that_fails_is_refused_and_the_report_still_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DataError(Problem("store", "gpp", "a drift of 1e-3", "less than 1e-6"))
+
+    monkeypatch.setattr("callmip_global.workflow.ingest.regrid_store", fail)
+    write_native(tmp_path / "out" / "g.nc", {"GPP": (field(0, 20), CARBON)})
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    stores, entries = ingest(
+        [tmp_path], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c"
+    )
+    assert stores == []
+    (entry,) = [e for e in entries if e.variable == "all on 2deg"]
+    assert entry.outcome == "refused"
+    assert "drift" in entry.message
+    assert not list((tmp_path / "c").iterdir())
 
 
 @pytest.mark.parametrize(
