@@ -1,7 +1,11 @@
-"""OpenPBS and PBS Pro: facts and pure functions, from the OpenPBS source and manual pages."""
+"""OpenPBS and PBS Pro: facts, command lines, answers; from OpenPBS's source, manual and behaviour.
+
+Tried on OpenPBS 23.06.06 (main branch of April 2026), whose answers the tests hold.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +16,7 @@ from callmip_global.jobs.scheduler import (
     JobState,
     SchedulerFacts,
     Submission,
+    contains_any,
     index_ranges,
     one_line,
 )
@@ -40,10 +45,25 @@ class Pbs:
         # A dependency on a single subjob is refused (PBSE_IVALREQ): there is no aftercorr.
         elementwise=False,
         queue_full=("would exceed", "exceeds limit", "Maximum number of jobs", "15046", "15142"),
-        no_answer=("cannot connect to server", "Connection refused", "timed out", "End of File"),
+        # The second line is what qsub says when the server dies between request and reply.
+        no_answer=(
+            "cannot connect to server",
+            "Connection refused",
+            "Couldn't connect",
+            "timed out",
+            "Premature end of message",
+            "Communication failure",
+            "Batch protocol error",
+            "Failed to recv data",
+            "End of File",
+        ),
         hints={
             "Unknown queue": "Set resources.<step>.queue, or the queues of the site file.",
             "Unauthorized Request": "Check resources.<step>.account and the queue's access list.",
+            "resource limits": "Compare resources.<step> with the queue: qstat -Qf QUEUE.",
+            "Array job exceeds": "Set max_array_size of the site file: qstat -Bf says it.",
+            "Unknown resource": "Check resource_line of the site file: sites differ.",
+            "-lresource": "Check resource_line of the site file: sites differ.",
             "Illegal attribute": "Check resource_line of the site file: sites differ.",
         },
     )
@@ -94,7 +114,8 @@ class Pbs:
             f"CALLMIP_INDEX={single}",
             f"CALLMIP_OFFSET={submission.offset}",
         ]
-        command = ["qsub", "-v", ",".join(variables)]
+        # PBS starts jobs with umask 077, whoever submits: nobody else could read the results.
+        command = ["qsub", "-v", ",".join(variables), "-W", f"umask={_umask():04o}"]
         if submission.is_array:
             first, last = submission.array_indices[0], submission.array_indices[-1]
             if submission.array_indices != tuple(range(first, last + 1)):
@@ -117,9 +138,10 @@ class Pbs:
         """Text of ``qstat -f -w``, never its JSON, which is often not valid JSON.
 
         A job that ended between qselect and qstat makes qstat fail (153 unknown, 35 finished) after
-        printing the rest: that is still an answer.
+        printing the rest: that is still an answer. The code is that of the last job that failed, so
+        a server lost in between shows in the messages only.
         """
-        if answer.code not in (0, 153, 35):
+        if answer.code not in (0, 153, 35) or contains_any(answer.stderr, self.facts.no_answer):
             return None
         records = []
         for full_id, fields in _jobs(answer.stdout):
@@ -129,22 +151,10 @@ class Pbs:
             number, element, server = match.groups()
             array = element is not None
             base = f"{number}{'[]' if array else ''}{server or ''}"
-            variables = dict(
-                pair.split("=", 1)
-                for pair in fields.get("Variable_List", "").split(",")
-                if "=" in pair
-            )
+            # An array itself has no index; its elements follow in the same list.
+            index = int(element) if element else None
             state = fields.get("job_state", "?")
-            if element == "" and state in ("B", "R"):
-                # The array itself: its elements follow in the same list.
-                index = None
-            else:
-                index = int(element) if element else None
-            records.append(
-                JobRecord(
-                    base, index, variables.get("CALLMIP_TOKEN", ""), _state(state, fields), state
-                )
-            )
+            records.append(JobRecord(base, index, _token(fields), _state(state, fields), state))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
@@ -154,12 +164,32 @@ class Pbs:
         return job_id.replace("[]", f"[{index}]")
 
 
+def _umask() -> int:
+    """The umask of this process; the only way to read it is to set it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _token(fields: dict[str, str]) -> str:
+    """``qsub -v`` comes first in the list, what ``-V`` took from the environment after it."""
+    for pair in fields.get("Variable_List", "").split(","):
+        name, _, value = pair.partition("=")
+        if name == "CALLMIP_TOKEN":
+            return value
+    return ""
+
+
 def _state(state: str, fields: dict[str, str]) -> JobState:
     if state in _LIVE:
         return JobState.LIVE
-    if state in ("X", "F"):
-        return JobState.GONE if fields.get("Exit_status", "0") == "0" else JobState.FAILED
-    return JobState.UNKNOWN
+    if state not in ("X", "F"):
+        return JobState.UNKNOWN
+    # A server without job history shows an ended element with attributes of the whole array; those
+    # of its own would include array_id.
+    borrowed = state == "X" and "array_id" not in fields
+    ended_well = borrowed or fields.get("Exit_status", "0") == "0"
+    return JobState.GONE if ended_well else JobState.FAILED
 
 
 def _jobs(text: str) -> Iterator[tuple[str, dict[str, str]]]:

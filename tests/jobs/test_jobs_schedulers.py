@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from callmip_global.jobs.scheduler import (
     JobRecord,
     JobState,
     Submission,
+    contains_any,
     expand_ranges,
     index_ranges,
 )
@@ -59,22 +62,32 @@ def test_slurm_submit_command(job: Submission, wanted: str) -> None:
     assert " ".join(Slurm().submit_command(job)) == wanted
 
 
+@pytest.fixture
+def umask_027() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    assert os.umask(before) == 0o027
+
+
 @pytest.mark.parametrize(
     ("job", "wanted"),
     [
         (
             submission(4),
-            "qsub -v CALLMIP_TOKEN=tok,CALLMIP_INDEX=4,CALLMIP_OFFSET=0 /run/jobs/s/job.sh",
+            "qsub -v CALLMIP_TOKEN=tok,CALLMIP_INDEX=4,CALLMIP_OFFSET=0 -W umask=0027"
+            " /run/jobs/s/job.sh",
         ),
         (
             submission(1, 2, 3, depends=(Dependency("12[].srv"),)),
-            "qsub -v CALLMIP_TOKEN=tok,CALLMIP_INDEX=,CALLMIP_OFFSET=0 -J 1-3"
+            "qsub -v CALLMIP_TOKEN=tok,CALLMIP_INDEX=,CALLMIP_OFFSET=0 -W umask=0027 -J 1-3"
             " -W depend=afterok:12[].srv /run/jobs/s/job.sh",
         ),
     ],
     ids=["one-task-is-no-array", "array-after-array"],
 )
-def test_pbs_submit_command(job: Submission, wanted: str) -> None:
+def test_pbs_submit_command_with_the_umask_of_whoever_submits(
+    job: Submission, wanted: str, umask_027: None
+) -> None:
     assert " ".join(Pbs().submit_command(job)) == wanted
 
 
@@ -144,44 +157,179 @@ def test_slurm_states(text: str, state: JobState) -> None:
     assert slurm_state(text) is state
 
 
-QSTAT = """\
-Job Id: 77[].pbs01
-    Job_Name = historical
+# Answers of OpenPBS 23.06.06 to `qstat -f -w -t`, without the attributes that nobody reads here.
+ENVIRONMENT = "PBS_O_HOME=/home/me,PBS_O_PATH=/usr/bin:/bin,PBS_O_SYSTEM=Linux"
+QSTAT = f"""\
+Job Id: 1000[].pbs1
+    Job_Name = f2.sh
     job_state = B
-    Variable_List = PBS_O_HOME=/home/me,PBS_O_PATH=/usr/bin:/bin,
-\tCALLMIP_TOKEN=callmip-abc,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+    Error_Path = pbs1:/run/f2.sh.e1000.^array_index^
+    substate = 70
+    Variable_List = {ENVIRONMENT},CALLMIP_TOKEN=callmip-aaa,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+    Exit_status = 1
+    Submit_arguments = -v CALLMIP_TOKEN=callmip-aaa,CALLMIP_INDEX= -W umask=0022 -J 1-3 f2.sh
+    array = True
+    array_state_count = Queued:0 Running:1 Exiting:0 Expired:2
+
+Job Id: 1000[2].pbs1
+    Job_Name = f2.sh
+    job_state = E
+    substate = 53
+    Variable_List = {ENVIRONMENT},CALLMIP_TOKEN=callmip-aaa,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+    comment = Job run at Sun Nov 22 at 14:34 on (pbs1:ncpus=1)
+    Exit_status = 5
+    array_id = 1000[].pbs1
+    array_index = 2
+
+Job Id: 1001.pbs1
+    Job_Name = f2.sh
+    job_state = H
+    depend = afterok:1000[].pbs1@pbs1
+    substate = 22
+    Variable_List = {ENVIRONMENT},CALLMIP_TOKEN=callmip-bbb,CALLMIP_INDEX=4,CALLMIP_OFFSET=0
+
+Job Id: 1002[].pbs1
+    job_state = H
+    depend = afterok:1000[].pbs1@pbs1
+    Variable_List = {ENVIRONMENT},CALLMIP_TOKEN=callmip-ccc,CALLMIP_INDEX=,CALLMIP_OFFSET=0
     array = True
 
-Job Id: 77[1].pbs01
+Job Id: 1002[1].pbs1
+    job_state = Q
+    Variable_List = {ENVIRONMENT},CALLMIP_TOKEN=callmip-ccc,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+"""
+# The same failed element of an array that still runs, on a server with and without job history.
+# Without, it is shown with the attributes of the array (one failed: 1), and so is every other.
+ENDED_WITH_HISTORY = """\
+Job Id: 1003[2].pbs1
     job_state = X
+    Error_Path = pbs1:/run/f2.sh.e1003.2
+    Variable_List = CALLMIP_TOKEN=callmip-ddd,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+    comment = Job run at Sun Nov 22 at 14:35 on (pbs1:ncpus=1) and failed
+    Exit_status = 5
+    array_id = 1003[].pbs1
+    array_index = 2
+"""
+ENDED_WITHOUT_HISTORY = """\
+Job Id: 110[1].pbs1
+    job_state = X
+    Error_Path = pbs1:/run/f2.sh.e110.^array_index^
+    Variable_List = CALLMIP_TOKEN=callmip-eee,CALLMIP_INDEX=,CALLMIP_OFFSET=0
+    comment = Subjob finished
     Exit_status = 1
-    Variable_List = CALLMIP_TOKEN=callmip-abc
-
-Job Id: 77[2].pbs01
+"""
+WRAPPED = """\
+Job Id: 77.pbs1
     job_state = R
-    Variable_List = CALLMIP_TOKEN=callmip-abc
-
-Job Id: 78.pbs01
-    job_state = H
-    Variable_List = CALLMIP_TOKEN=callmip-def,CALLMIP_INDEX=4
+    Variable_List = PBS_O_HOME=/home/me,PBS_O_LANG=C.UTF-8,
+\tPBS_O_PATH=/opt/pbs/bin:/opt/pbs/sbin:/home/me/.cargo
+\t/bin:/bin,PBS_O_SHELL=/bin/bash,
+\tPBS_O_SYSTEM=Linux,CALLMIP_TOKEN=callmip-f00,CALLMIP_INDEX=,CALLMIP_OFFSET=
+\t0,SHELL=/bin/bash,CALLMIP_TOKEN=that-of-the-job-it-was-submitted-in,
+\tPWD=/tmp
+    euser = me
 """
 
 
-def test_qstat_text_gives_subjobs_tokens_and_exit_states() -> None:
+def test_qstat_text_gives_elements_tokens_and_states() -> None:
     assert Pbs().parse_list(Answer(0, QSTAT, "")) == [
-        JobRecord("77[].pbs01", None, "callmip-abc", JobState.LIVE, "B"),
-        JobRecord("77[].pbs01", 1, "callmip-abc", JobState.FAILED, "X"),
-        JobRecord("77[].pbs01", 2, "callmip-abc", JobState.LIVE, "R"),
-        JobRecord("78.pbs01", None, "callmip-def", JobState.LIVE, "H"),
+        JobRecord("1000[].pbs1", None, "callmip-aaa", JobState.LIVE, "B"),
+        JobRecord("1000[].pbs1", 2, "callmip-aaa", JobState.LIVE, "E"),
+        JobRecord("1001.pbs1", None, "callmip-bbb", JobState.LIVE, "H"),
+        JobRecord("1002[].pbs1", None, "callmip-ccc", JobState.LIVE, "H"),
+        JobRecord("1002[].pbs1", 1, "callmip-ccc", JobState.LIVE, "Q"),
     ]
 
 
-def test_a_job_that_ended_while_qstat_looked_spoils_no_answer() -> None:
-    found = Pbs().parse_list(Answer(153, QSTAT, "qstat: Unknown Job Id 79.pbs01"))
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [(ENDED_WITH_HISTORY, JobState.FAILED), (ENDED_WITHOUT_HISTORY, JobState.GONE)],
+    ids=["with-history", "without-history"],
+)
+def test_an_ended_element_has_failed_only_where_the_exit_status_is_its_own(
+    text: str, state: JobState
+) -> None:
+    found = Pbs().parse_list(Answer(0, text, ""))
     assert found is not None
-    assert len(found) == 4
+    assert [r.state for r in found] == [state]
 
 
-def test_an_unreachable_pbs_server_is_no_answer() -> None:
-    assert Pbs().parse_list(Answer(255, "", "Connection refused")) is None
+def test_values_that_qstat_wraps_are_put_together_and_our_own_token_is_the_first() -> None:
+    assert Pbs().parse_list(Answer(0, WRAPPED, "")) == [
+        JobRecord("77.pbs1", None, "callmip-f00", JobState.LIVE, "R")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (153, "qstat: Unknown Job Id 999.pbs1"),
+        (35, "qstat: 36.pbs1 Job has finished, use -x or -H to obtain historical job information"),
+    ],
+)
+def test_a_job_that_ended_while_qstat_looked_spoils_no_answer(code: int, message: str) -> None:
+    found = Pbs().parse_list(Answer(code, QSTAT, message))
+    assert found is not None
+    assert len(found) == 5
+
+
+REFUSED = "Connection refused\nqselect: cannot connect to server pbs1 (errno=15010)\n"
+BROKEN = "Communication failure.\nqstat: cannot connect to server pbs1 (errno=15031)\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(162, "", REFUSED),
+        Answer(160, "", "Unknown Host.\nqselect: cannot connect to server pbs2. (errno=15008)\n"),
+        Answer(255, QSTAT, BROKEN),
+        # The server went away, came back, and had forgotten the last job: the code tells only that.
+        Answer(153, QSTAT, BROKEN + "qstat: Unknown Job Id 999.pbs1\n"),
+        Answer(127, "", "sh: 1: qselect: not found\n"),
+    ],
+    ids=["down", "unknown-host", "half-way", "half-way-and-back", "no-pbs-here"],
+)
+def test_a_pbs_server_that_did_not_answer_in_full_is_no_answer(answer: Answer) -> None:
+    assert Pbs().parse_list(answer) is None
+
+
+def test_no_jobs_at_all_is_an_answer() -> None:
     assert Pbs().parse_list(Answer(0, "", "")) == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Connection refused qsub: cannot connect to server pbs1 (errno=15010)",
+        "Communication failure. qsub: cannot connect to server pbs1 (errno=15031)",
+        "qsub: Premature end of message",
+    ],
+    ids=["server-down", "server-dies-while-connecting", "server-dies-before-it-replies"],
+)
+def test_a_qsub_that_may_have_reached_the_server_is_not_taken_for_refused(message: str) -> None:
+    assert contains_any(message, Pbs.facts.no_answer)
+    assert not contains_any(message, Pbs.facts.queue_full)
+
+
+@pytest.mark.parametrize(
+    ("message", "full"),
+    [
+        ("qsub: would exceed complex's per-user limit", True),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", True),
+        ("qsub: Maximum number of jobs already in queue workq", True),
+        ("qsub: would exceed per-user limit on resource ncpus in queue workq", True),
+        ("qsub: Job violates queue and/or server resource limits", False),
+        ("qsub: Array job exceeds server or queue size limit", False),
+        ("qsub: Unknown queue", False),
+        ("qsub: Unauthorized Request ", False),
+        ("qsub: Unknown resource Resource_List.storage", False),
+        ('qsub: "-lresource=" cannot be used with "select" or "place", resource is: ncpus', False),
+    ],
+)
+def test_a_full_pbs_queue_is_told_from_a_job_that_will_never_be_taken(
+    message: str, full: bool
+) -> None:
+    assert contains_any(message, Pbs.facts.queue_full) is full
+    assert not contains_any(message, Pbs.facts.no_answer)
+    hints = [hint for words, hint in Pbs.facts.hints.items() if contains_any(message, [words])]
+    assert full or len(hints) == 1
