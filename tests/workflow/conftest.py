@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ import yaml
 from callmip_global.workflow import api
 from callmip_global.workflow.api import RunState
 from callmip_global.workflow.submit import SubmitResult
+
+PBS_CONF_FILE = os.environ.get("PBS_CONF_FILE")
 
 # The model writes one line per call into a ledger, so that a run done twice can be seen; the
 # parameter file is a shell script, so that a test can make it fail, wait, or whatever it needs.
@@ -114,11 +117,14 @@ def calls() -> list[str]:
 
 @pytest.fixture
 def make_toy(awkward_dir: Path) -> Iterator[Callable[..., Toy]]:
-    """``make_toy(site={...}, **changes)``: a toy experiment in a folder with an awkward name."""
+    """``make_toy(site={...}, name=.., parent=..)``: a toy experiment, in a folder with an awkward
+    name unless ``parent`` says where."""
     made: list[Toy] = []
 
-    def make(site: dict[str, Any] | None = None, name: str = "toy") -> Toy:
-        folder = awkward_dir / name
+    def make(
+        site: dict[str, Any] | None = None, name: str = "toy", parent: Path = awkward_dir
+    ) -> Toy:
+        folder = parent / name
         folder.mkdir()
         (folder / "model.sh").write_text(MODEL)
         (folder / "site.yaml").write_text(yaml.safe_dump(site or LOCAL_SITE))
@@ -192,6 +198,14 @@ SLURM_SITE: dict[str, Any] = {
     "date": "2026-11-22",
 }
 
+PBS_SITE: dict[str, Any] = {
+    "name": "test",
+    "scheduler": "pbs",
+    "max_array_size": 50,
+    "source": "the test suite's own",
+    "date": "2026-11-22",
+}
+
 
 @pytest.fixture
 def toy(make_toy: Callable[..., Toy]) -> Toy:
@@ -204,3 +218,29 @@ def slurm_toy(make_toy: Callable[..., Toy], slurm: Any) -> Toy:
     """The toy on the suite's own Slurm."""
     os.environ.pop("SLURM_JOB_ID", None)
     return make_toy(SLURM_SITE)
+
+
+@pytest.fixture
+def pbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PBS that is there already: qsub on the PATH and a server that answers; else the test skips.
+
+    Jobs must see pytest's temporary folder and this Python: on a cluster, ``--basetemp`` on a
+    shared file system.
+    """
+    if shutil.which("qsub") is None or shutil.which("qstat") is None:
+        pytest.skip("no PBS for the tests: no qsub on the PATH")
+    # Every test starts without the PBS_ variables of the shell; this one finds the server.
+    if PBS_CONF_FILE is not None:
+        monkeypatch.setenv("PBS_CONF_FILE", PBS_CONF_FILE)
+    asked = subprocess.run(["qstat", "-B"], capture_output=True, text=True, timeout=60, check=False)
+    if asked.returncode != 0:
+        pytest.skip(f"no PBS for the tests: {' '.join(asked.stderr.split())}")
+
+
+@pytest.fixture
+def pbs_toy(
+    request: pytest.FixtureRequest, make_toy: Callable[..., Toy], pbs: None, tmp_path: Path
+) -> Toy:
+    """The toy on a PBS that was found; with arrays if its parameter is true. Its folder has no
+    awkward name, for PBS takes none for the logs."""
+    return make_toy({**PBS_SITE, "arrays": getattr(request, "param", False)}, parent=tmp_path)

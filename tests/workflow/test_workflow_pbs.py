@@ -1,0 +1,175 @@
+"""The same chain on a real PBS, where there is one: what it does, not what we believe it does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callmip_global.workflow import api
+
+pytestmark = pytest.mark.pbs
+
+
+def all_done(states: dict[str, str]) -> bool:
+    return set(states.values()) == {"done"}
+
+
+def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.3)
+
+
+single_jobs_and_arrays = pytest.mark.parametrize(
+    "pbs_toy", [False, True], ids=["single-jobs", "arrays"], indirect=True
+)
+
+
+@single_jobs_and_arrays
+def test_the_chain_runs_each_segment_once(
+    pbs_toy: Any, calls: list[str], request: pytest.FixtureRequest
+) -> None:
+    arrays = "arrays" in request.node.callspec.id
+    result = pbs_toy.submit()
+    assert [n for _, _, n in result.jobs] == ([2, 2, 2, 2] if arrays else [1] * 8)
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger() == calls
+    # PBS names the logs itself, once the job has ended: one for each job or element.
+    logs = pbs_toy.run_dir / "jobs" / "run-spinup-c01" / "log"
+    wait_for(lambda: len(list(logs.glob("*.OU"))) == 2)
+
+
+def test_results_have_the_permissions_of_whoever_submitted(pbs_toy: Any) -> None:
+    """Left alone, PBS gives every job the umask 077."""
+    before = os.umask(0o027)
+    try:
+        pbs_toy.submit()
+    finally:
+        os.umask(before)
+    assert all_done(pbs_toy.wait())
+    markers = list(pbs_toy.run_dir.glob("steps/*/*/attempt-*"))
+    assert len(markers) == 8
+    assert {stat.S_IMODE(m.stat().st_mode) for m in markers} == {0o750}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killing_submit_before_or_after_qsub_runs_nothing_twice(
+    pbs_toy: Any, calls: list[str], tmp_path: Path, moment: str
+) -> None:
+    """qsub itself kills the submitting process: between it and the journal line is no time."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    kill = "kill -9 $PPID"
+    lines = [kill, "exit 1"] if moment == "before" else [f'{shutil.which("qsub")} "$@"', kill]
+    (folder / "qsub").write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    (folder / "qsub").chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from callmip_global.workflow import api;"
+        " api.submit(Path(sys.argv[1]), only='run')"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(pbs_toy.experiment)],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert pbs_toy.journal() == ["intent"]
+    pbs_toy.submit()
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger() == calls
+    found = {"adopted", "seen"} if moment == "after" else {"lost"}
+    assert found & set(pbs_toy.journal())
+
+
+@single_jobs_and_arrays
+def test_a_failing_segment_is_told_mended_and_resumed(
+    pbs_toy: Any, calls: list[str], request: pytest.FixtureRequest
+) -> None:
+    """PBS deletes what depends on a failed job. What depends on an array it may even start, for the
+    exit status of an array is that of the element that ended last: the job itself then declines."""
+    flag = pbs_toy.folder / "broken"
+    flag.touch()
+    pbs_toy.parameters("Posterior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || exit 3\n')
+    pbs_toy.submit()
+    states = pbs_toy.wait()
+    assert states["run-historical-1901-1962/S3.Posterior"] == "failed"
+    assert states["run-historical-1963-2024/S3.Posterior"] in ("blocked", "failed")
+    if "single-jobs" in request.node.callspec.id:
+        assert states["run-historical-1963-2024/S3.Prior"] == "done"
+    told = pbs_toy.cli("status", str(pbs_toy.run_dir))
+    assert told.returncode == 1
+    assert "exit code 3" in told.stdout
+    flag.unlink()
+    pbs_toy.submit(retry_failed=True)
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger() == sorted([*calls, "posterior 1901 1962 after 2"])
+
+
+@single_jobs_and_arrays
+def test_cancelled_jobs_leave_the_queue_and_can_be_submitted_again(
+    pbs_toy: Any, calls: list[str]
+) -> None:
+    flag = pbs_toy.folder / "slow"
+    flag.touch()
+    pbs_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 60\n')
+    pbs_toy.submit()
+    wait_for(lambda: "prior 1901 1962 after 2" in pbs_toy.ledger())
+    complaints: list[str] = []
+    assert api.cancel(pbs_toy.run_dir, say=complaints.append) > 0
+    assert complaints == []
+    run = api.status(pbs_toy.run_dir)
+    listed = api.client_of(run.run, run.plan)
+    tokens = {i.token for i in run.run.journal.intents().values()}
+    wait_for(lambda: not tokens & {r.token for r in listed.jobs()})
+    flag.unlink()
+    pbs_toy.submit(retry_failed=True)
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger().count("prior 1901 1962 after 2") == 2
+
+
+def test_an_unreachable_server_is_exit_code_3_and_loses_nothing(
+    pbs_toy: Any, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbs_toy.parameters("Prior", "sleep 3\n")
+    pbs_toy.submit()
+    with monkeypatch.context() as elsewhere:
+        # A port where nobody listens, for every PBS command.
+        elsewhere.setenv("PBS_BATCH_SERVICE_PORT", "1")
+        assert pbs_toy.cli("status", str(pbs_toy.run_dir), "--json").returncode == 3
+        again = pbs_toy.cli("submit", str(pbs_toy.experiment), "--only", "run")
+        assert again.returncode == 3
+    assert pbs_toy.submit().jobs == []
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger() == calls
+
+
+def test_a_job_over_its_time_limit_is_classified(pbs_toy: Any) -> None:
+    pbs_toy.tree["resources"]["run"]["walltime"] = "00:00:05"
+    pbs_toy.write()
+    pbs_toy.parameters("Prior", "sleep 300\n")
+    pbs_toy.submit()
+    ref = "run-spinup-c01/S3.Prior"
+    wait_for(lambda: pbs_toy.states()[ref] == "failed")
+    failure = api.status(pbs_toy.run_dir).tasks[ref].failure
+    assert failure is not None
+    assert failure.kind == "walltime"
+
+
+def test_a_refused_job_is_told_with_the_schedulers_words(pbs_toy: Any) -> None:
+    pbs_toy.tree["resources"]["run"]["queue"] = "nosuch"
+    pbs_toy.write()
+    result = pbs_toy.submit()
+    assert result.jobs == []
+    assert "Unknown queue" in str(result.refused[0])
