@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from callmip_global.jobs.scheduler import (
 from callmip_global.jobs.slurm import Slurm
 
 _TIMEOUT_S = 120.0
+_NOT_FOUND = 127
+"""What a shell says of a command that does not exist."""
+_OF_ONE_JOB = ("CALLMIP_TOKEN", "CALLMIP_INDEX", "CALLMIP_OFFSET")
 
 
 class Outcome(Enum):
@@ -85,6 +89,8 @@ class Client:
             answer = _run(command)
         except subprocess.TimeoutExpired:
             answer = Answer(124, "", f"no reply within {_TIMEOUT_S:.0f} s")
+        if answer.code == _NOT_FOUND:
+            raise _no_such_command(command[0], answer.stderr.strip())
         records = self.scheduler.parse_list(answer)
         if records is None:
             raise SchedulerError(
@@ -110,9 +116,13 @@ class Client:
 
 
 def _run(command: Sequence[str]) -> Answer:
+    # A job may submit jobs. Where the environment travels with them (qsub -V), the token of the
+    # job that submits would take the place of their own.
+    environment = {n: v for n, v in os.environ.items() if n not in _OF_ONE_JOB}
     try:
         done = subprocess.run(
             command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -121,12 +131,16 @@ def _run(command: Sequence[str]) -> Answer:
             check=False,
         )
     except FileNotFoundError:
-        raise SchedulerError(
-            Problem(
-                command[0],
-                found="no such command on this machine",
-                wanted="the scheduler of the site file",
-                remedy="Run it on a login node, load its module, or choose another site.",
-            )
-        ) from None
+        raise _no_such_command(command[0], "no such command on this machine") from None
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def _no_such_command(command: str, found: str) -> SchedulerError:
+    return SchedulerError(
+        Problem(
+            command,
+            found=found,
+            wanted="the scheduler of the site file",
+            remedy="Run it on a login node, load its module, or choose another site.",
+        )
+    )
