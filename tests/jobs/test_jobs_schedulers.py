@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -333,3 +334,31 @@ def test_a_full_pbs_queue_is_told_from_a_job_that_will_never_be_taken(
     assert not contains_any(message, Pbs.facts.no_answer)
     hints = [hint for words, hint in Pbs.facts.hints.items() if contains_any(message, [words])]
     assert full or len(hints) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "wanted"),
+    [
+        ({"12[].srv": 153, "13.srv": 168, "14[2].srv": 55, "15.srv": 35}, 0),
+        ({"12[].srv": 162}, 162),
+    ],
+    ids=["ended-or-ending", "server-down"],
+)
+def test_pbs_jobs_are_cancelled_one_by_one_and_ended_ones_are_no_failure(
+    codes: dict[str, int], wanted: int, tmp_path: Path
+) -> None:
+    """OpenPBS leaves jobs out, or dies, when it is given several and one of them has ended."""
+    jobs = [*codes, "16[7].srv"]
+    cases = " ".join(f"'{job}') exit {code};;" for job, code in codes.items())
+    qdel = tmp_path / "qdel"
+    qdel.write_text(f'#!/bin/sh\necho "$#" "$1"\ncase "$1" in {cases} esac\n')
+    qdel.chmod(0o755)
+    done = subprocess.run(
+        Pbs().cancel_command(jobs),
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [f"1 {job}" for job in jobs]
+    assert done.returncode == wanted
