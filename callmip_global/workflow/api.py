@@ -146,7 +146,7 @@ def cancel(run_dir: Path, *, say: Say = print) -> int:
         jobs = []
         for intent in run.journal.intents().values():
             job_id = intent.job_id or queue.job_id(intent.token)
-            if job_id is None or intent.outcome in ("cancelled", "rejected", "lost"):
+            if job_id is None:
                 continue
             if any(queue.is_live(intent, row) for row in intent.rows):
                 jobs.append((intent.token, job_id))

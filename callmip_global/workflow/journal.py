@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,14 +121,19 @@ class Journal:
         return found
 
     def latest(self) -> dict[str, Intent]:
-        """The latest intent that was not lost, for each ``step/task``."""
-        by_task: dict[str, Intent] = {}
-        for intent in self.intents().values():
-            if intent.outcome == "lost":
-                continue
-            for task in intent.tasks:
-                by_task[f"{intent.step}/{task}"] = intent
-        return by_task
+        """`latest_intents` of this journal."""
+        return latest_intents(self.intents())
+
+
+def latest_intents(intents: Mapping[str, Intent]) -> dict[str, Intent]:
+    """The latest intent that was not lost, for each ``step/task``."""
+    by_task: dict[str, Intent] = {}
+    for intent in intents.values():
+        if intent.outcome == "lost":
+            continue
+        for task in intent.tasks:
+            by_task[f"{intent.step}/{task}"] = intent
+    return by_task
 
 
 def now() -> str:

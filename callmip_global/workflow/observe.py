@@ -12,7 +12,7 @@ from typing import Any
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.jobs.scheduler import JobRecord, JobState
 from callmip_global.workflow.failures import Failure, failure_from_json, log_tail
-from callmip_global.workflow.journal import Intent
+from callmip_global.workflow.journal import Intent, latest_intents
 from callmip_global.workflow.rundir import Attempt, RunDir
 
 STATES = (
@@ -40,7 +40,8 @@ ALIVE = ("running", "queued", "submitting", "unknown")
 @dataclass(frozen=True)
 class TaskState:
     """One task as it stands. ``intent`` is its latest submission that was not lost; ``problems``
-    are what a task that is done could not use (a benchmark product, say)."""
+    are what a task that is done could not use (a benchmark product, say); ``dead_token`` is that
+    of a last attempt that says it is running and does not live."""
 
     ref: str
     step: Step
@@ -51,6 +52,7 @@ class TaskState:
     intent: Intent | None = None
     detail: str = ""
     problems: tuple[str, ...] = ()
+    dead_token: str | None = None
 
     @property
     def job_id(self) -> str | None:
@@ -105,11 +107,12 @@ class Queue:
 
 def observe(run: RunDir, plan: Plan, queue: Queue | None) -> dict[str, TaskState]:
     """State of every task by ``step/task``, in graph order. ``queue`` None: no answer."""
-    latest = run.journal.latest()
+    intents = run.journal.intents()
+    latest = latest_intents(intents)
     states: dict[str, TaskState] = {}
     for step, task in plan.tasks():
         ref = f"{step.name}/{task.id}"
-        state = _task_state(run, step, task, latest.get(ref), queue)
+        state = _task_state(run, step, task, intents, latest.get(ref), queue)
         if state.state == "waiting":
             held = [r for r in task.upstream if states[r].state in ("failed", "blocked")]
             if held:
@@ -119,33 +122,48 @@ def observe(run: RunDir, plan: Plan, queue: Queue | None) -> dict[str, TaskState
 
 
 def _task_state(
-    run: RunDir, step: Step, task: Task, intent: Intent | None, queue: Queue | None
+    run: RunDir,
+    step: Step,
+    task: Task,
+    intents: Mapping[str, Intent],
+    intent: Intent | None,
+    queue: Queue | None,
 ) -> TaskState:
-    ref = f"{step.name}/{task.id}"
+    ref, row = f"{step.name}/{task.id}", task.index
     attempts = [a for a in run.attempts(ref) if a.state != "left"]
     base = TaskState(ref, step, task, "waiting", len(attempts), intent=intent)
     marker = run.marker(ref)
     if marker is not None and marker["key"] == task.key:
         return replace(base, state="done", problems=tuple(marker.get("problems", ())))
-    attempts = [a for a in attempts if a.status.get("key", task.key) == task.key]
     last = attempts[-1] if attempts else None
-    current = intent is not None and intent.keys[intent.tasks.index(task.id)] == task.key
-    if intent is None or not current:
+    if last is not None and last.state == "running":
+        token = str(last.status["token"])
+        owner = intents.get(token)
+        life = _life(last, owner, task, queue)
+        if life is not JobState.GONE:
+            state = "running" if life is JobState.LIVE else "unknown"
+            return replace(base, state=state, intent=owner)
+        base = replace(base, dead_token=token)
+    if last is not None and last.status.get("key") != task.key:
+        last = None
+    if intent is None or intent.keys[intent.tasks.index(task.id)] != task.key:
         return _without_job(base, last)
     if intent.outcome == "cancelled":
-        return replace(base, state="cancelled")
+        live = queue is not None and queue.is_live(intent, row)
+        return replace(base, state="cancelled", detail="still ending" if live else "")
     if intent.outcome == "rejected":
         return replace(base, state="failed", failure=Failure("submit", intent.message))
     if intent.is_open:
         return replace(base, state="submitting")
     mine = last if last is not None and last.status.get("token") == intent.token else None
-    if mine is not None and mine.state == "failed":
+    # A failed attempt of a job that lives is one that the scheduler starts again (requeue).
+    if mine is not None and mine.state == "failed" and not (queue and queue.is_live(intent, row)):
         return _without_job(base, mine)
     if queue is None:
         return replace(base, state="unknown", detail="the scheduler does not answer")
-    record = queue.record(intent, task.index)
+    record = queue.record(intent, row)
     if record is not None and record.state is JobState.LIVE:
-        return replace(base, state="running" if mine else "queued", detail=record.detail)
+        return replace(base, state="queued", detail=record.detail)
     if record is not None and record.state is JobState.UNKNOWN:
         return replace(base, state="unknown", detail=record.detail)
     if record is None and mine is None and intent.age_s() < SETTLE_S:
@@ -153,6 +171,22 @@ def _task_state(
     if run.is_done(ref, task.key):  # it finished between the two looks
         return replace(base, state="done")
     return _gone(run, base, mine, record)
+
+
+def _life(attempt: Attempt, owner: Intent | None, task: Task, queue: Queue | None) -> JobState:
+    """Whether an attempt that says it is running lives: LIVE, GONE or UNKNOWN.
+
+    That the scheduler does not list a job is no evidence against a sign of life: new jobs show up
+    late, and some schedulers forget at once. That it says the job ended is.
+    """
+    if attempt.owner_vanished():
+        return JobState.GONE
+    record = queue.record(owner, task.index) if queue is not None and owner is not None else None
+    if record is not None:
+        return JobState.GONE if record.state is JobState.FAILED else record.state
+    if not attempt.is_fresh():
+        return JobState.GONE if queue is not None else JobState.UNKNOWN
+    return JobState.LIVE if queue is not None else JobState.UNKNOWN
 
 
 def _without_job(base: TaskState, last: Attempt | None) -> TaskState:

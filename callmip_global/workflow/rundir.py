@@ -38,7 +38,7 @@ Generous against the attribute caches of network file systems (NFS keeps up to 6
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a task. ``status`` is its status.json ({} while it is not written yet)."""
+    """One try at a task. ``status`` is its status.json, which the folder appears with."""
 
     path: Path
     number: int
@@ -51,10 +51,13 @@ class Attempt:
 
     def is_fresh(self) -> bool:
         """Whether its owner gave a sign of life lately."""
-        for path in (self.path / "status.json", self.path):
-            with contextlib.suppress(FileNotFoundError):
-                return time.time() - path.stat().st_mtime < STALE_S
-        return False
+        return time.time() - (self.path / "status.json").stat().st_mtime < STALE_S
+
+    def owner_vanished(self) -> bool:
+        """Whether its process was one of this machine and is gone."""
+        if self.status.get("host") != socket.gethostname():
+            return False
+        return not Path(f"/proc/{self.status.get('pid')}").exists()
 
 
 class RunDir:
@@ -114,10 +117,7 @@ class RunDir:
         for path in folder.glob("attempt-*"):
             name = path.name
             if name[8:].isdigit():
-                status: Mapping[str, Any] = {}
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    status = read_json(path / "status.json")
-                found.append(Attempt(path, int(name[8:]), status))
+                found.append(Attempt(path, int(name[8:]), read_json(path / "status.json")))
         return sorted(found, key=lambda a: a.number)
 
     @contextlib.contextmanager

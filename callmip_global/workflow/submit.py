@@ -22,9 +22,12 @@ from callmip_global.files import read_json, text_hash, write_atomic, write_json
 from callmip_global.jobs.render import render_script
 from callmip_global.jobs.scheduler import Dependency, JobSpec, Scheduler, Submission
 from callmip_global.workflow.client import Client, Outcome, make_scheduler
-from callmip_global.workflow.journal import Intent
+from callmip_global.workflow.journal import Intent, latest_intents
 from callmip_global.workflow.observe import ALIVE, SETTLE_S, Queue, TaskState, observe
 from callmip_global.workflow.rundir import RunDir
+
+CANCEL_S = 90.0
+"""How long a cancelled job may take to end (Slurm waits KillWait, 30 s, before it kills)."""
 
 _SETTLE_POLL_S = 1.5
 
@@ -157,11 +160,9 @@ class Submitter:
         """
         self.queue = Queue(self.client.jobs())
         self._reconcile()
+        doomed = self._unfit(observe(self.run, self.plan, self.queue))
+        self._await_end(doomed)
         states = observe(self.run, self.plan, self.queue)
-        self._cancel_unfit(states)
-        if self.result.replaced:
-            self.queue = Queue(self.client.jobs())
-            states = observe(self.run, self.plan, self.queue)
         for step in self.plan.steps:
             if only is not None and only not in (step.name, step.kind):
                 continue
@@ -201,27 +202,50 @@ class Submitter:
                     return True
         return False
 
-    def _cancel_unfit(self, states: Mapping[str, TaskState]) -> None:
-        """Cancel live tasks that would run for nothing: those of an older plan, and those whose
-        dependency names a job that will never succeed."""
-        by_ref = self.run.journal.latest()
-        doomed: list[tuple[Intent, int]] = []
+    def _unfit(self, states: Mapping[str, TaskState]) -> list[tuple[Intent, int]]:
+        """Live elements that must not be, cancelled: those of an older plan or an older submission,
+        those whose cancelling was cut short, and those whose dependency names a job that will
+        never succeed."""
+        intents = self.run.journal.intents()
+        latest = latest_intents(intents)
         known = {f"{s.name}/{t.id}": t for s, t in self.plan.tasks()}
-        for ref, intent in by_ref.items():
-            if intent.job_id is None or intent.outcome in ("cancelled", "rejected"):
-                continue
-            task = known.get(ref)
-            row = intent.rows[intent.tasks.index(ref.split("/")[1])]
-            if not self.queue.is_live(intent, row):
-                continue
-            outdated = task is None or intent.keys[intent.tasks.index(task.id)] != task.key
-            waits = [] if task is None or states[ref].state != "queued" else task.upstream
-            if outdated or not all(_holds(states[upstream], intent) for upstream in waits):
-                doomed.append((intent, row))
+        doomed: list[tuple[Intent, int]] = []
+        for intent in intents.values():
+            for name, key, row in zip(intent.tasks, intent.keys, intent.rows, strict=True):
+                if intent.job_id is None or not self.queue.is_live(intent, row):
+                    continue
+                ref = f"{intent.step}/{name}"
+                task = known.get(ref)
+                outdated = task is None or key != task.key or latest.get(ref) is not intent
+                waits = () if task is None or states[ref].state != "queued" else task.upstream
+                stuck = not all(_holds(states[upstream], intent) for upstream in waits)
+                if outdated or stuck or intent.outcome == "cancelled":
+                    doomed.append((intent, row))
         for intent in {i.token: i for i, _ in doomed}.values():
             rows = [row for i, row in doomed if i.token == intent.token]
             self._cancel(intent, rows)
-            self.result.replaced += len(rows)
+            if intent.outcome != "cancelled":
+                self.result.replaced += len(rows)
+        return doomed
+
+    def _await_end(self, doomed: Sequence[tuple[Intent, int]]) -> None:
+        """Wait until cancelled tasks are gone: a task never has two jobs that live."""
+        deadline = time.monotonic() + CANCEL_S
+        while doomed:
+            self.queue = Queue(self.client.jobs())
+            doomed = [(i, row) for i, row in doomed if self.queue.is_live(i, row)]
+            if doomed and time.monotonic() > deadline:
+                jobs = ", ".join(dict.fromkeys(str(i.job_id) for i, _ in doomed))
+                raise SchedulerError(
+                    Problem(
+                        str(self.run.path),
+                        found=f"cancelled jobs that still live: {jobs}",
+                        wanted="their end before their tasks are submitted again",
+                        remedy="Run the same command again when they are gone.",
+                    )
+                )
+            if doomed:
+                time.sleep(_SETTLE_POLL_S)
 
     def _cancel(self, intent: Intent, rows: Sequence[int]) -> None:
         assert intent.job_id is not None
@@ -287,14 +311,9 @@ class Submitter:
     ) -> bool:
         tasks = [step.tasks[row - 1] for row in rows]
         refs = [f"{step.name}/{task.id}" for task in tasks]
-        limit = self.site["max_queued"]
-        if any(states[u].state != "done" for t in tasks for u in t.upstream) or limit:
-            # A dependency is only ever set on a job that lives now.
-            self.queue = Queue(self.client.jobs())
-            fresh = observe(self.run, self.plan, self.queue)
-            states.update({u: fresh[u] for t in tasks for u in t.upstream})
-        if any(states[u].state not in ("done", *ALIVE) for t in tasks for u in t.upstream):
+        if not self._confirm(step, [u for t in tasks for u in t.upstream], states):
             return True
+        limit = self.site["max_queued"]
         if limit and self.queue.live + len(rows) > limit:
             self.result.stopped = f"max_queued of the site file ({limit}) is reached"
             return False
@@ -307,7 +326,8 @@ class Submitter:
             offset=offset,
             depends=self._depends(tasks, rows, offset, states),
         )
-        replaced = [s.intent.token for s in (states[r] for r in refs) if s.intent is not None]
+        # What was seen to be dead when the task was chosen: an attempt that began since lives.
+        replaced = [token for token in (states[ref].dead_token for ref in refs) if token]
         self.run.journal.append(
             "intent",
             token=token,
@@ -320,6 +340,37 @@ class Submitter:
             replaces=list(dict.fromkeys(replaced)),
         )
         return self._send(step, submission, refs, states)
+
+    def _confirm(self, step: Step, upstream: Sequence[str], states: dict[str, TaskState]) -> bool:
+        """Whether all that is waited for is done, or in the queue at this moment.
+
+        A dependency on a job that the scheduler does not know is satisfied at once (Slurm) or
+        deletes the new job (PBS). A job submitted just now may take a while to be listed.
+        """
+        refs = list(dict.fromkeys(upstream))
+        pending = [ref for ref in refs if states[ref].state != "done"]
+        if not pending and not self.site["max_queued"]:
+            return True
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            self.queue = Queue(self.client.jobs())
+            fresh = observe(self.run, self.plan, self.queue)
+            states.update({ref: fresh[ref] for ref in refs})
+            pending = [ref for ref in refs if not self._is_done_or_listed(states[ref])]
+            if not pending:
+                return True
+            if time.monotonic() > deadline or any(states[r].state not in ALIVE for r in pending):
+                break
+            time.sleep(_SETTLE_POLL_S)
+        held = states[pending[0]]
+        self.say(f"{step.name}: not submitted now, {pending[0]} is {held.state} {held.detail}")
+        return False
+
+    def _is_done_or_listed(self, state: TaskState) -> bool:
+        if state.state == "done":
+            return True
+        intent = state.intent
+        return intent is not None and self.queue.is_live(intent, state.task.index)
 
     def _send(
         self,

@@ -6,7 +6,7 @@ The rules that make a task run exactly once (design, section 5):
 
 - A job whose token is not that of the latest intent for the task, or that finds the task done or
   owned by another live attempt, exits with code 0 without touching anything.
-- The claim is the folder of the attempt: mkdir makes exactly one owner of each number.
+- The claim is the folder of the attempt: one rename makes exactly one owner of each number.
 - The result is published by one link() of the success marker, after the outputs were verified and
   the claim was found to be still the latest.
 """
@@ -14,7 +14,9 @@ The rules that make a task run exactly once (design, section 5):
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,6 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.errors import CallmipError, Problem
@@ -81,16 +84,11 @@ def claim(run: RunDir, plan: Plan, ref: str, key: str, lease: Intent) -> Attempt
         owner = last.status
         again = owner.get("job_id") == job_id and owner.get("token") == lease.token
         replaced = owner.get("token") in lease.replaces
-        vanished = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
-        dead = again or replaced or vanished or not last.is_fresh()
+        dead = again or replaced or last.owner_vanished() or not last.is_fresh()
         if last.state == "running" and not dead:
             return None
     number = attempts[-1].number + 1 if attempts else 1
     path = folder / f"attempt-{number:02d}"
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return None
     status = {
         "state": "running",
         "token": lease.token,
@@ -100,12 +98,19 @@ def claim(run: RunDir, plan: Plan, ref: str, key: str, lease: Intent) -> Attempt
         "started": now(),
         "key": key,
     }
-    write_json(path / "status.json", status)
+    # The folder appears with its owner's name in it, or not at all: renaming onto a folder that
+    # holds a file fails, so of two jobs one gets the number.
+    draft = folder / f".attempt-{uuid4().hex}"
+    draft.mkdir()
+    write_json(draft / "status.json", status)
+    try:
+        draft.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(draft)
+        return None
     return Attempt(path, number, status)
-
-
-def _alive(pid: object) -> bool:
-    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
 
 
 class _Attempt:

@@ -32,7 +32,7 @@ def test_a_chain_runs_each_segment_once_with_the_restart_of_the_one_before(
 
 def test_submitting_again_submits_nothing_that_is_alive_or_done(toy: Any, calls: list[str]) -> None:
     first = toy.submit()
-    assert [n for _, _, n in first.jobs] == [2, 2, 2, 2]
+    assert sum(n for _, _, n in first.jobs) == 8
     assert toy.submit().jobs == []
     toy.wait()
     assert toy.submit().jobs == []
@@ -146,7 +146,7 @@ def test_a_submission_whose_reply_is_lost_is_found_by_its_token_and_adopted(
     monkeypatch.setattr(Client, "submit", real)
     result = toy.submit()
     assert result.adopted == 1
-    assert [n for _, _, n in result.jobs] == [2, 2, 2]
+    assert sum(n for _, _, n in result.jobs) == 6
     assert all_done(toy.wait())
     assert toy.ledger() == calls
 
@@ -260,7 +260,7 @@ def test_only_one_submit_at_a_time_and_a_dead_one_leaves_no_lock(toy: Any) -> No
     )
     assert killed.returncode == -signal.SIGKILL
     assert (toy.run_dir / ".lock").exists()
-    assert len(toy.submit().jobs) == 4
+    assert sum(n for _, _, n in toy.submit().jobs) == 8
     assert not (toy.run_dir / ".lock").exists()
 
 

@@ -77,9 +77,9 @@ def test_a_second_job_of_a_finished_task_touches_nothing(run: RunDir, toy: Any) 
     assert len(toy.ledger()) == 1
 
 
-def left_running(run: RunDir, **status: Any) -> Path:
+def left_running(run: RunDir, number: int = 1, **status: Any) -> Path:
     """An attempt whose owner gave a sign of life just now."""
-    path = run.task_dir(REF) / "attempt-01"
+    path = run.task_dir(REF) / f"attempt-{number:02d}"
     path.mkdir(parents=True)
     owner = {"state": "running", "token": "t1", "job_id": "77", "host": "node9", "pid": 1}
     write_json(path / "status.json", {**owner, **status})
@@ -136,7 +136,7 @@ def test_an_attempt_that_was_overtaken_publishes_nothing(
 
     def overtaken(self: Any, upstream: Any) -> Any:
         result = real(self, upstream)
-        (run.task_dir(REF) / "attempt-02").mkdir()
+        left_running(run, 2)
         return result
 
     monkeypatch.setattr(task._Attempt, "_work", overtaken)
