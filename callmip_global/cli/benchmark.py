@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from callmip_global.cli.options import require_paths
+
 
 def benchmark(
     inputs: Annotated[
@@ -46,6 +48,7 @@ def benchmark(
     def regridder(ds: xr.Dataset, grid: Grid) -> xr.Dataset:
         return regrid_dataset(ds, grid=grid)
 
+    require_paths(inputs)
     console = Console(stderr=True)
     chosen = load_products(products)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

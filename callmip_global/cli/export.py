@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from callmip_global.cli.options import require_paths
+
 TARGETS = ("upload",)
 
 
@@ -40,6 +42,7 @@ def export(
     except FileNotFoundError as error:
         raise UsageError(Problem("--protocol", found=repr(protocol), remedy=str(error))) from None
     rules, _ = load_protocol(path)
+    require_paths(stores)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=1.0)
         files = export_upload(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from callmip_global.cli.options import require_paths
 from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def check(
     from callmip_global.config.variable_map import load_variable_map
     from callmip_global.harmonize.submission import check_path
 
+    require_paths(paths)
     variable_map = None if variables is None else load_variable_map(variables, requested=())
     entries = [entry for path in paths for entry in check_path(path, variable_map)]
     _finish(entries, report)
