@@ -51,6 +51,7 @@ class Pbs:
         largest_array=10000,
         # A dependency on a single subjob is refused (PBSE_IVALREQ): there is no aftercorr.
         elementwise=False,
+        deletes_dependents=True,
         queue_full=("would exceed", "exceeds limit", "Maximum number of jobs", "15046", "15142"),
         # The second line is what qsub says when the server dies between request and reply.
         no_answer=(

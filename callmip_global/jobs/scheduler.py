@@ -124,6 +124,8 @@ class SchedulerFacts:
     """Largest number of elements of one array, where the site file does not say."""
     elementwise: bool
     """Whether one array can wait element by element for another (Slurm's aftercorr)."""
+    deletes_dependents: bool = False
+    """Whether a job is accepted, then deleted, when what it depends on has ended already."""
     queue_full: tuple[str, ...] = ()
     """Texts that mean: refused because of a limit, nothing was submitted, try again later."""
     no_answer: tuple[str, ...] = ()

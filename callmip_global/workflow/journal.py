@@ -7,7 +7,7 @@ intent     about to submit: token, step, tasks and rows, jobs waited for, tokens
 submitted  the scheduler accepted the token under this job id
 adopted    the reply was lost, but the job was found in the queue by its token
 seen       the reply was lost and the job has left the queue, but its attempt was found by token
-lost       no trace of the token: it never reached the scheduler
+lost       no trace of the token: it never reached the scheduler, or found no room or dependency
 rejected   the scheduler refused; nothing was submitted
 cancelled  the user (or a repair by `resume`) cancelled the job
 ========== ======================================================================================

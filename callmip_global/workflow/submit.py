@@ -163,13 +163,41 @@ class Submitter:
         doomed = self._unfit(observe(self.run, self.plan, self.queue))
         self._await_end(doomed)
         states = observe(self.run, self.plan, self.queue)
-        for step in self.plan.steps:
-            if only is not None and only not in (step.name, step.kind):
-                continue
-            if not self._submit_step(step, states, retry_failed):
+        while True:
+            before = len(self.result.jobs)
+            for step in self.plan.steps:
+                if only is not None and only not in (step.name, step.kind):
+                    continue
+                if not self._submit_step(step, states, retry_failed):
+                    break
+            if not self._forget_deleted(before):
                 break
+            states = observe(self.run, self.plan, self.queue)
         self.result.states = observe(self.run, self.plan, self.queue)
         return self.result
+
+    def _forget_deleted(self, first: int) -> bool:
+        """Whether jobs submitted just now, from the given one on, were deleted by the scheduler.
+
+        What a job waits for may end between our look at the queue and its submission. PBS accepts
+        the job all the same and deletes it, and all that waits for it: as if never submitted.
+        """
+        ids = {job_id for job_id, _, _ in self.result.jobs[first:]}
+        fresh = [i for i in self.run.journal.intents().values() if i.job_id in ids and i.depends]
+        if not fresh or not self.client.scheduler.facts.deletes_dependents:
+            return False
+        self.queue = Queue(self.client.jobs())
+        deleted = {str(i.job_id): i.token for i in fresh if not self._is_known(i)}
+        for token in deleted.values():
+            self.run.journal.append("lost", token=token)
+        self.result.jobs = [job for job in self.result.jobs if job[0] not in deleted]
+        return bool(deleted)
+
+    def _is_known(self, intent: Intent) -> bool:
+        attempts = (a for t in intent.tasks for a in self.run.attempts(f"{intent.step}/{t}"))
+        return self.queue.job_id(intent.token) is not None or any(
+            attempt.status.get("token") == intent.token for attempt in attempts
+        )
 
     def _reconcile(self) -> None:
         """Find out what became of every token whose reply was lost."""
@@ -387,6 +415,9 @@ class Submitter:
             self.say(f"{step.name}: {reply.message}; looking for the job in the queue")
             self.queue = Queue(self.client.jobs())
             self._reconcile()
+        elif reply.outcome is Outcome.QUEUE_FULL:
+            # Postponed, not failed: as if never asked.
+            self.run.journal.append("lost", token=token, message=reply.message)
         else:
             self.run.journal.append("rejected", token=token, message=reply.message)
         intent = self.run.journal.intents()[token]

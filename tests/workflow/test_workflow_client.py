@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callmip_global.errors import SchedulerError
 from callmip_global.jobs.pbs import Pbs
 from callmip_global.jobs.scheduler import Submission
-from callmip_global.workflow.client import Client, Outcome
+from callmip_global.workflow.client import Client, Outcome, Reply
 
 SUBMISSION = Submission(Path("/run/job.sh"), "name", "tok", (4,))
 
@@ -65,3 +66,15 @@ def test_a_machine_without_the_scheduler_is_told_from_a_scheduler_that_is_down(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SchedulerError, match="login node"):
         Client(Pbs()).jobs()
+
+
+def test_a_full_queue_postpones_and_fails_nothing(
+    toy: Any, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(Client, "submit", lambda self, job: Reply(Outcome.QUEUE_FULL, message="full"))
+        assert toy.submit().stopped == "full"
+    assert set(toy.states().values()) == {"waiting"}
+    assert len(toy.submit().jobs) == 4
+    assert set(toy.wait().values()) == {"done"}
+    assert toy.ledger() == calls

@@ -117,6 +117,29 @@ def test_a_failing_segment_is_told_mended_and_resumed(
     assert pbs_toy.ledger() == sorted([*calls, "posterior 1901 1962 after 2"])
 
 
+def test_a_job_that_pbs_deletes_since_its_dependency_just_ended_is_submitted_again(
+    pbs_toy: Any, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """qsub is held up, once, until the job to wait for has ended: PBS accepts and deletes."""
+    folder, flag = tmp_path / "bin", tmp_path / "first"
+    folder.mkdir()
+    flag.touch()
+    lines = [
+        "#!/bin/sh",
+        "for word do case $word in depend=*) job=${word##*:} ;; esac; done",
+        f'if [ -n "$job" ] && [ -e "{flag}" ]; then',
+        f'rm "{flag}"; while qstat "$job"; do sleep 0.3; done; fi > /dev/null 2>&1',
+        f'exec {shutil.which("qsub")} "$@"',
+        "",
+    ]
+    (folder / "qsub").write_text("\n".join(lines))
+    (folder / "qsub").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert len(pbs_toy.submit().jobs) == 8
+    assert all_done(pbs_toy.wait())
+    assert pbs_toy.ledger() == calls
+
+
 @single_jobs_and_arrays
 def test_cancelled_jobs_leave_the_queue_and_can_be_submitted_again(
     pbs_toy: Any, calls: list[str]
