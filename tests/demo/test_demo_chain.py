@@ -1,4 +1,4 @@
-"""The demo command from end to end, on this machine, small."""
+"""The demo command from end to end, small: on this machine, and through a real Slurm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
@@ -13,10 +14,10 @@ import xarray as xr
 from callmip_global.demo.products import demo_products
 
 
-def run_demo(folder: Path) -> str:
+def run_demo(folder: Path, *options: str) -> str:
     command = [sys.executable, "-m", "callmip_global.cli.app", "demo", "--size", "small"]
     done = subprocess.run(
-        [*command, "--dir", str(folder)], capture_output=True, text=True, check=False
+        [*command, "--dir", str(folder), *options], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -77,3 +78,28 @@ def test_repeating_the_demo_runs_nothing_again(finished: tuple[Path, str]) -> No
     said = run_demo(folder)
     assert f"report: {folder / 'run' / 'benchmark' / 'report.html'}\n" in said
     assert sorted((folder / "run" / "steps").glob("*/*/attempt-*")) == attempts
+
+
+def chunks(folder: Path) -> dict[str, bytes]:
+    """Every chunk of every store by name; metadata name the run directory, so they are left out."""
+    stores = folder / "run" / "stores"
+    return {
+        str(path.relative_to(stores)): path.read_bytes()
+        for path in sorted(stores.rglob("*"))
+        if path.is_file() and path.name != "zarr.json"
+    }
+
+
+def test_the_same_demo_through_slurm_gives_the_same_bytes(
+    finished: tuple[Path, str], slurm: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "through slurm"
+    said = run_demo(folder, "--scheduler", "slurm")
+    assert f"report: {folder / 'run' / 'benchmark' / 'report.html'}\n" in said
+    # Every step was a job of the cluster, none ran here.
+    steps = {path.name for path in (folder / "run" / "steps").iterdir()}
+    names = {job.name for job in slurm.jobs()}
+    assert {f"DEMO.v1-{step}" for step in steps} <= names
+    wanted = chunks(finished[0])
+    assert len(wanted) > 100
+    assert chunks(folder) == wanted
