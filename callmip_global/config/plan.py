@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from callmip_global import __version__
@@ -74,8 +75,9 @@ class Step:
     kind: str
     resources: Mapping[str, Any]
     tasks: tuple[Task, ...]
-    outputs: tuple[str, ...] = ()
-    """What each task must leave, relative to its attempt folder (run and merge steps)."""
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    """What each run or merge task must leave: file or pattern in its attempt folder, and how many
+    time steps each such file holds at least."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,6 @@ def plan_from_json(value: Mapping[str, Any], where: str) -> Plan:
         Step(
             **{
                 **step,
-                "outputs": tuple(step["outputs"]),
                 "tasks": tuple(
                     Task(**{**task, "upstream": tuple(task["upstream"])}) for task in step["tasks"]
                 ),
@@ -240,7 +241,7 @@ class _Builder:
         for number, segment in enumerate(segments(run.phases)):
             tasks = []
             writes = segment.last_year >= self.window[0]
-            outputs = tuple(self._outputs(segment)) if writes else ()
+            outputs = self._outputs(segment) if writes else {}
             for index, identity in enumerate(self._identities(), start=1):
                 simulation, stage_name, member, tile = identity
                 context = self._context(segment, phases[segment.phase], identity)
@@ -255,7 +256,7 @@ class _Builder:
                     run.command,
                     {target: t["text"] for target, t in self.templates.items()},
                     list(run.restart),
-                    list(outputs),
+                    outputs,
                     # Paths are how results are reached, not what they are: contents are hashed.
                     {k: v for k, v in context.items() if k not in ("parameters", "inputs")},
                     self._hash(Path(context["parameters"])),
@@ -338,8 +339,13 @@ class _Builder:
         }
         return context
 
-    def _outputs(self, segment: Segment) -> Iterator[str]:
-        """Files a segment must leave. `{variable}` stays in as ``*``: at least one file matches."""
+    def _outputs(self, segment: Segment) -> dict[str, int]:
+        """Files a segment must leave, with their least number of time steps in delivered years.
+
+        `{variable}` becomes ``*``: at least one file matches.
+        """
+        found: dict[str, int] = {}
+        years = range(max(segment.first_year, self.window[0]), segment.last_year + 1)
         for frequency, pattern in self.experiment.run.outputs.items():
             context = {
                 "frequency": frequency,
@@ -347,9 +353,10 @@ class _Builder:
                 "first_year": segment.first_year,
                 "last_year": segment.last_year,
             }
-            years = range(max(segment.first_year, self.window[0]), segment.last_year + 1)
-            texts = [expand(pattern, {**context, "year": year}, quote=False) for year in years]
-            yield from dict.fromkeys(texts)
+            for year in years:
+                text = expand(pattern, {**context, "year": year}, quote=False)
+                found[text] = found.get(text, 0) + (12 if frequency == "mon" else 1)
+        return found
 
     def _input_hashes(self, context: Mapping[str, Any]) -> dict[str, str]:
         """Hashes of the input files one task reads, by name and year."""
@@ -370,16 +377,21 @@ class _Builder:
             grouped.setdefault((simulation, stage, member), []).extend(references)
         tiles = self.experiment.run.tiles
         names = {text.split("/")[0] for refs in grouped.values() for text in refs}
-        outputs = [o for step in self.steps if step.name in names for o in step.outputs]
+        outputs = {
+            pattern: time_steps
+            for step in self.steps
+            if step.name in names
+            for pattern, time_steps in step.outputs.items()
+        }
         settings = {"merge": tiles.merge if tiles else None, "outputs": outputs}
-        return self._per_store("merge", grouped, settings, tuple(dict.fromkeys(outputs)))
+        return self._per_store("merge", grouped, settings, outputs)
 
     def _per_store(
         self,
         kind: StepKind,
         upstream: Mapping[tuple[Any, ...], list[str]],
         settings: Mapping[str, Any],
-        outputs: tuple[str, ...] = (),
+        outputs: Mapping[str, int] = MappingProxyType({}),
     ) -> dict[tuple[Any, ...], str]:
         """A step with one task for each simulation, stage and member."""
         keys = self._keys()
@@ -400,7 +412,7 @@ class _Builder:
         """A step with one task over everything before it."""
         keys = self._keys()
         key = _key(kind, __version__, settings, [keys[ref] for ref in upstream])
-        self._add(kind, kind, [Task("all", 1, key, tuple(upstream))], ())
+        self._add(kind, kind, [Task("all", 1, key, tuple(upstream))], {})
         return f"{kind}/all"
 
     def _keys(self) -> dict[str, str]:
@@ -451,9 +463,11 @@ class _Builder:
                 ) from error
         return self.inputs[name]
 
-    def _add(self, name: str, kind: StepKind, tasks: list[Task], outputs: tuple[str, ...]) -> None:
+    def _add(
+        self, name: str, kind: StepKind, tasks: list[Task], outputs: Mapping[str, int]
+    ) -> None:
         resources = self.loaded.resources(kind).model_dump(mode="json")
-        self.steps.append(Step(name, kind, resources, tuple(tasks), outputs))
+        self.steps.append(Step(name, kind, resources, tuple(tasks), dict(outputs)))
 
 
 def _task_id(simulation: str, stage: str, member: int | None, tile: str | None) -> str:

@@ -14,7 +14,7 @@ from callmip_global.config.placeholders import expand, render_template
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.files import file_hash, write_atomic
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
-from callmip_global.workflow.verify import verify_outputs
+from callmip_global.workflow.verify import verify_file
 
 Markers = Mapping[str, Mapping[str, Any]]
 
@@ -40,11 +40,9 @@ def run_segment(
     restarts = {
         name: _describe(attempt / "restart_out" / name, "restart") for name in settings["restart"]
     }
-    verify_outputs([attempt / "restart_out" / name for name in restarts], "restart", None)
-    outputs = _outputs(step, attempt)
-    years = [max(context["first_year"], settings["years"][0]), context["last_year"]]
-    verify_outputs([attempt / name for name in outputs], "model", (years[0], years[1]))
-    return {"outputs": outputs, "restarts": restarts}
+    for name in restarts:
+        verify_file(attempt / "restart_out" / name, "restart")
+    return {"outputs": _outputs(step, attempt), "restarts": restarts}
 
 
 def run_merge(
@@ -74,9 +72,7 @@ def run_merge(
         }
         command = expand(settings["merge"], context, quote=True)
         _run_command(settings["environment"], command, attempt)
-    outputs = {name: _describe(attempt / name, "model") for name in tiles}
-    verify_outputs([attempt / name for name in outputs], "model", None)
-    return {"outputs": outputs}
+    return {"outputs": _outputs(step, attempt)}
 
 
 def output_files(run_path: Path, upstream: Markers) -> list[Path]:
@@ -176,8 +172,9 @@ def shorten(command: str) -> str:
 
 
 def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
+    """The verified output files of a run or merge task, with size and hash."""
     found: dict[str, dict[str, Any]] = {}
-    for pattern in step.outputs:
+    for pattern, time_steps in step.outputs.items():
         paths = sorted(attempt.glob(pattern)) if "*" in pattern else [attempt / pattern]
         if not paths:
             log, tail = log_tail(attempt)
@@ -188,6 +185,7 @@ def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
             )
         for path in paths:
             found[str(path.relative_to(attempt))] = _describe(path, "model")
+            verify_file(path, "model", time_steps)
     return found
 
 

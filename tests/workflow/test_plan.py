@@ -79,8 +79,8 @@ def test_the_graph_of_the_toy_worked_by_hand(toy: Any) -> None:
     assert upstream["run-spinup-c02/S3.Prior"] == ("run-spinup-c01/S3.Prior",)
     # Only the last segment holds delivered years (2005-2024).
     assert upstream["harmonize/S3.Posterior"] == ("run-historical-1963-2024/S3.Posterior",)
-    assert plan.step("run-historical-1901-1962").outputs == ()
-    assert plan.step("run-historical-1963-2024").outputs == ("out/mon_1963.txt",)
+    assert plan.step("run-historical-1901-1962").outputs == {}
+    assert plan.step("run-historical-1963-2024").outputs == {"out/mon_1963.txt": 240}
 
 
 def test_members_and_tiles_are_tasks_and_tiles_are_merged(toy: Any) -> None:
