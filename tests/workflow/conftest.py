@@ -208,6 +208,12 @@ PBS_SITE: dict[str, Any] = {
 
 
 @pytest.fixture
+def local_site() -> dict[str, Any]:
+    """The site that `toy` runs on, to change a copy of."""
+    return LOCAL_SITE
+
+
+@pytest.fixture
 def toy(make_toy: Callable[..., Toy]) -> Toy:
     """The toy on the local scheduler."""
     return make_toy()

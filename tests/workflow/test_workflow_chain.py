@@ -270,3 +270,48 @@ def test_status_is_one_json_entry_per_task(toy: Any) -> None:
     value = json.loads(toy.cli("status", str(toy.run_dir), "--json").stdout)
     assert len(value["tasks"]) == value["counts"]["done"] + value["counts"]["waiting"]
     assert {"step", "task", "state", "attempts", "failure"} <= set(value["tasks"][0])
+
+
+def test_arrays_are_split_at_the_sites_largest_and_stay_in_step(
+    make_toy: Callable[..., Any], local_site: dict[str, Any]
+) -> None:
+    toy = make_toy({**local_site, "max_array_size": 2})
+    for member in (1, 2, 3, 4):
+        (toy.folder / f"member_{member}.sh").write_text("sleep 0.5\n")
+    toy.tree["stages"]["Posterior"] = {
+        "parameters": "member_{member}.sh",
+        "members": 4,
+        "scenario": 1,
+    }
+    toy.write()
+    toy.submit()
+    jobs = RunDir(toy.run_dir).journal.intents().values()
+    first = [(i.rows, i.offset) for i in jobs if i.step == "run-spinup-c01"]
+    assert first == [((1, 2), 0), ((3, 4), 2), ((5,), 4)]
+    assert all_done(toy.wait())
+    assert len(toy.ledger()) == 20
+    assert len(set(toy.ledger())) == 20
+
+
+def test_a_site_without_arrays_gets_single_jobs(
+    make_toy: Callable[..., Any], local_site: dict[str, Any], calls: list[str]
+) -> None:
+    toy = make_toy({**local_site, "arrays": False})
+    assert [n for _, _, n in toy.submit().jobs] == [1] * 8
+    assert all_done(toy.wait())
+    assert toy.ledger() == calls
+
+
+def test_submission_stops_at_the_queue_limit_and_goes_on_later(
+    make_toy: Callable[..., Any], local_site: dict[str, Any], calls: list[str]
+) -> None:
+    toy = make_toy({**local_site, "max_queued": 4})
+    for stage in ("Prior", "Posterior"):
+        toy.parameters(stage, "sleep 3\n")
+    result = toy.submit()
+    assert "max_queued of the site file (4)" in result.stopped
+    assert sum(n for _, _, n in result.jobs) == 4
+    toy.wait()
+    assert toy.submit().stopped == ""
+    assert all_done(toy.wait())
+    assert toy.ledger() == calls
