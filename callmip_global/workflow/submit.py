@@ -152,6 +152,8 @@ class Submitter:
         self.site: Mapping[str, Any] = plan.settings["site"]
         self.result = SubmitResult()
         self.queue = Queue([])
+        # Once in a call: what fails at once, without a word, must not be sent round and round.
+        self._asked: set[str] = set()
 
     def submit(self, *, retry_failed: bool, only: str | None = None) -> SubmitResult:
         """Submit every task that is neither done nor alive; failed ones only on ``retry_failed``.
@@ -187,10 +189,12 @@ class Submitter:
         if not fresh or not self.client.scheduler.facts.deletes_dependents:
             return False
         self.queue = Queue(self.client.jobs())
-        deleted = {str(i.job_id): i.token for i in fresh if not self._is_known(i)}
-        for token in deleted.values():
-            self.run.journal.append("lost", token=token)
-        self.result.jobs = [job for job in self.result.jobs if job[0] not in deleted]
+        deleted = [i for i in fresh if not self._is_known(i)]
+        for intent in deleted:
+            self.run.journal.append("lost", token=intent.token)
+            self._asked.difference_update(f"{intent.step}/{task}" for task in intent.tasks)
+        gone = {intent.job_id for intent in deleted}
+        self.result.jobs = [job for job in self.result.jobs if job[0] not in gone]
         return bool(deleted)
 
     def _is_known(self, intent: Intent) -> bool:
@@ -293,10 +297,11 @@ class Submitter:
 
     def _submit_step(self, step: Step, states: dict[str, TaskState], retry_failed: bool) -> bool:
         """Submit what is to be submitted of one step; False when no more may be queued now."""
+        refs = {task.index: f"{step.name}/{task.id}" for task in step.tasks}
         chosen = [
-            task.index
-            for task in step.tasks
-            if self._is_wanted(states[f"{step.name}/{task.id}"], retry_failed)
+            row
+            for row, ref in refs.items()
+            if ref not in self._asked and self._is_wanted(states[ref], retry_failed)
         ]
         with_upstream: dict[bool, list[int]] = {False: [], True: []}
         for row in chosen:
@@ -356,6 +361,7 @@ class Submitter:
         )
         # What was seen to be dead when the task was chosen: an attempt that began since lives.
         replaced = [token for token in (states[ref].dead_token for ref in refs) if token]
+        self._asked.update(refs)
         self.run.journal.append(
             "intent",
             token=token,

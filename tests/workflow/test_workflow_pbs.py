@@ -140,6 +140,17 @@ def test_a_job_that_pbs_deletes_since_its_dependency_just_ended_is_submitted_aga
     assert pbs_toy.ledger() == calls
 
 
+def test_jobs_that_cannot_even_start_are_submitted_once(
+    pbs_toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave the queue without a word, and PBS deletes what waits for them."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    pbs_toy.submit()
+    pbs_toy.wait()
+    intents = api.status(pbs_toy.run_dir).run.journal.intents().values()
+    assert [i.step for i in intents].count("run-spinup-c01") == 2
+
+
 @single_jobs_and_arrays
 def test_cancelled_jobs_leave_the_queue_and_can_be_submitted_again(
     pbs_toy: Any, calls: list[str]
