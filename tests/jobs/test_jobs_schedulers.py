@@ -235,7 +235,7 @@ Job Id: 77.pbs1
 def test_qstat_text_gives_elements_tokens_and_states() -> None:
     assert Pbs().parse_list(Answer(0, QSTAT, "")) == [
         JobRecord("1000[].pbs1", None, "callmip-aaa", JobState.LIVE, "B"),
-        JobRecord("1000[].pbs1", 2, "callmip-aaa", JobState.LIVE, "E"),
+        JobRecord("1000[].pbs1", 2, "callmip-aaa", JobState.UNKNOWN, "E"),
         JobRecord("1001.pbs1", None, "callmip-bbb", JobState.LIVE, "H"),
         JobRecord("1002[].pbs1", None, "callmip-ccc", JobState.LIVE, "H"),
         JobRecord("1002[].pbs1", 1, "callmip-ccc", JobState.LIVE, "Q"),

@@ -146,7 +146,6 @@ def test_jobs_that_cannot_even_start_are_submitted_once(
     """They leave the queue without a word, and PBS deletes what waits for them."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     pbs_toy.submit()
-    pbs_toy.wait()
     intents = api.status(pbs_toy.run_dir).run.journal.intents().values()
     assert [i.step for i in intents].count("run-spinup-c01") == 2
 
