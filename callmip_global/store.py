@@ -52,6 +52,8 @@ PER_LAND = "where land"
 _TIME_CHUNK = 60
 _CELL_CHUNK = 45
 _SHARD_BYTES = 256 * 1024**2
+_NEGATIVE_FILLS = (-999.0, -9999.0, -99999.0)
+_FILL_SHARE = 0.01
 _NAME = re.compile(
     r"(?P<model>[A-Za-z0-9][^./\s]*)\.(?P<version>[^/\s]+)_(?P<simulation>[A-Za-z0-9-]+)"
     r"_(?P<grid>native|0\.5deg|1deg|2deg)_(?P<stage>Prior|Posterior)(?:_m(?P<member>\d{3,}))?\.zarr"
@@ -650,6 +652,21 @@ def store_digest(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file())
     listing = [[str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     return text_hash(canonical_json(listing))
+
+
+def unmasked_fill(values: NDArray[np.floating[Any]]) -> float | None:
+    """A fill value among the numbers, which no attribute of the file names; None without one.
+
+    ``values`` (..., nlat, nlon), NaN where missing. No quantity of this field comes near 1e19, and
+    none is exactly -9999 (or -999, -99999) on a hundredth of a map: such numbers mean "missing".
+    """
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    for extreme in (low, high):
+        if np.isfinite(extreme) and abs(extreme) > 1e19:
+            return float(extreme)
+    if low in _NEGATIVE_FILLS and np.mean(values == low) >= _FILL_SHARE:
+        return float(low)
+    return None
 
 
 def is_per_land(variable: xr.DataArray) -> bool:

@@ -176,6 +176,7 @@ _ALIASES: dict[str, str] = {
     "kgC/m2.s": "kgC m-2 s-1",
     "Kg/m2.s": "kg m-2 s-1",
     "kg/m2.s": "kg m-2 s-1",
+    "Wm-2": "W m-2",
     "deg K": "K",
     "degK": "K",
     "degrees K": "K",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from callmip_global.benchmark.product import Product
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid, grid_of
-from callmip_global.store import is_per_land
+from callmip_global.store import is_per_land, unmasked_fill
 from callmip_global.timeaxis import (
     MonthAxis,
     annual_mean,
@@ -95,6 +95,11 @@ class FileSeries:
                 raise DataError(
                     Problem(self.where, self.name, f"data that cannot be read ({_short(error)})")
                 ) from error
+            fill = unmasked_fill(values)
+            if fill is not None:
+                found = f"{fill:g}, which no attribute calls missing"
+                remedy = f"Name it first: ncatted -a _FillValue,{self.name},o,f,{fill:g} FILE"
+                raise DataError(Problem(self.where, self.name, found, "missing values", remedy))
             out[rows] = values.reshape(len(steps), *self.grid.shape)
         if self.convert is not None:
             for i, period in enumerate(periods):
@@ -206,7 +211,7 @@ def file_series(
                 convert = conversion(ds, name, at)
                 if convert is None and ds[name].dtype == np.float32:
                     dtype = np.dtype(np.float32)
-                land = _land_fraction(ds, grid) if is_per_land(ds[name]) else None
+                land = _land_fraction(ds, grid, at) if is_per_land(ds[name]) else None
             elif grid.grid.shape != first.grid.shape or own_name != name:
                 raise DataError(
                     Problem(
@@ -337,10 +342,14 @@ def _plain(da: xr.DataArray, grid: SourceGrid, time: str, at: str) -> xr.DataArr
     return da.isel(dict.fromkeys(extra, 0), drop=True)
 
 
-def _land_fraction(ds: xr.Dataset, grid: SourceGrid) -> Array | None:
+def _land_fraction(ds: xr.Dataset, grid: SourceGrid, at: str) -> Array | None:
     if "sftlf" not in ds.variables:
         return None
     da = ds["sftlf"]
+    if set(da.dims) != {grid.lat_dim, grid.lon_dim}:
+        raise DataError(
+            Problem(at, "sftlf", f"dimensions {da.dims}", "latitude and longitude alone")
+        )
     values = np.asarray(grid.to_grid_order(da).values, dtype=np.float64)
     return values / (1.0 if str(da.attrs.get("units", "%")) == "1" else 100.0)
 

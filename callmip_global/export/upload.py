@@ -216,24 +216,17 @@ def _put(
     nc: Any, name: str, dims: tuple[str, ...], values: NDArray[Any], attributes: Mapping[str, Any]
 ) -> None:
     variable = nc.createVariable(name, "f8", dims)
-    variable.setncatts({k: v for k, v in attributes.items() if k != "_FillValue"})
+    variable.setncatts(_own(attributes))
     variable[...] = values
+
+
+def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in attributes.items() if k != "_FillValue"}
 
 
 def _write_variable(nc: Any, ds: xr.Dataset, var: Variable, steps: slice) -> None:
     """One variable in blocks of time, float32, missing as 1e20; no value is changed."""
     stored = ds[var.name]
-    shape = (1, stored.sizes["lat"], stored.sizes["lon"])
-    out = nc.createVariable(
-        var.name,
-        "f4",
-        ("time", "lat", "lon"),
-        zlib=True,
-        complevel=4,
-        shuffle=True,
-        chunksizes=shape,
-        fill_value=np.float32(FILL),
-    )
     attributes: dict[str, Any] = {
         **var.cf_attributes(upload=True),
         "missing_value": np.float32(FILL),
@@ -242,11 +235,30 @@ def _write_variable(nc: Any, ds: xr.Dataset, var: Variable, steps: slice) -> Non
     }
     if var.depth_m is not None:
         attributes["coordinates"] = _depth(nc, var.depth_m)
-    out.setncatts(attributes)
     fraction = f"valid_fraction_{var.name}"
-    if fraction in ds.variables and ds[fraction].dims == ("lat", "lon"):
-        out.setncattr("ancillary_variables", fraction)
+    if fraction in ds.variables:
+        attributes["ancillary_variables"] = fraction
+    _write_series(nc, stored, attributes, steps)
+    if fraction in ds.variables and "time" in ds[fraction].dims:
+        _write_series(nc, ds[fraction], _own(ds[fraction].attrs), steps)
+    elif fraction in ds.variables:
         _put(nc, fraction, ("lat", "lon"), ds[fraction].values, ds[fraction].attrs)
+
+
+def _write_series(
+    nc: Any, stored: xr.DataArray, attributes: Mapping[str, Any], steps: slice
+) -> None:
+    out = nc.createVariable(
+        str(stored.name),
+        "f4",
+        ("time", "lat", "lon"),
+        zlib=True,
+        complevel=4,
+        shuffle=True,
+        chunksizes=(1, stored.sizes["lat"], stored.sizes["lon"]),
+        fill_value=np.float32(FILL),
+    )
+    out.setncatts(attributes)
     for start in range(steps.start, steps.stop, _BLOCK):
         stop = min(start + _BLOCK, steps.stop)
         values = stored.isel(time=slice(start, stop)).transpose("time", "lat", "lon").values

@@ -265,6 +265,15 @@ def build_timeline(
     disagree on the calendar or the grid.
     """
     holders = [f for f in files if name in f.variables and f.axis is not None]
+    fixed = [
+        f
+        for f in holders
+        if f.axis and f.axis.size > 1 and f.time_dim not in f.variables[name].dims
+    ]
+    if fixed:
+        remedy = "Give it a time axis; one map is never repeated for every month."
+        found = "a field without time beside a time axis"
+        raise DataError(Problem(str(fixed[0].path), name, found, "values along time", remedy))
     if not holders:
         raise DataError(
             Problem(where, found=f"no file with the native variable {name!r} and a time axis")

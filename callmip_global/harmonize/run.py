@@ -624,7 +624,9 @@ class _Block:
 
 
 def _period_days(axis: MonthAxis, conversion: Conversion) -> Array:
-    """(n,) length of the month or year each step lies in."""
+    """(n,) length of the month or year each step lies in; of a mean month for annual values."""
+    if conversion.per == "month" and axis.frequency == "yr":
+        return axis.lengths_days / 12.0
     if conversion.per != "year" or axis.frequency == "yr":
         return axis.lengths_days
     first, last = axis.years

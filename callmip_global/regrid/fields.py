@@ -357,6 +357,7 @@ def _joined(parts: Sequence[tuple[str, Inputs]]) -> Inputs:
             raise DataError(
                 Problem(holders[1][0], name, f"also in {holders[0][0]}", "one file without time")
             )
+        _check_alike(name, [(where, field) for where, _, field in holders])
         fields.append(_concatenated([field for _, _, field in holders]))
     times = {axis["time"].values.tobytes() for axis in axes.values()}
     if len(times) > 1:
@@ -376,6 +377,33 @@ def _joined(parts: Sequence[tuple[str, Inputs]]) -> Inputs:
     return Inputs(
         first.where, first.source, tuple(fields), land, passed_on, first.attributes, left_out
     )
+
+
+def _check_alike(name: str, holders: Sequence[tuple[str, Field]]) -> None:
+    """DataError where the files of a variable differ in what their numbers mean."""
+    (first_where, first), *others = holders
+
+    def shape(field: Field) -> dict[str, int]:
+        return {str(d): n for d, n in field.parts[0].sizes.items() if d != "time"}
+
+    for where, field in others:
+        units, wanted = (str(f.attributes.get("units", "none")) for f in (field, first))
+        changes = isinstance(field.weight, tuple) or isinstance(first.weight, tuple)
+        differs = None
+        if units != wanted:
+            differs = ("units", repr(units), f"{wanted!r}, as in {first_where}")
+        elif shape(field) != shape(first):
+            differs = ("dimensions", str(shape(field)), f"{shape(first)}, as in {first_where}")
+        elif field.weighting != first.weighting or (
+            not (isinstance(field.weight, tuple) and isinstance(first.weight, tuple))
+            and (changes or not np.allclose(field.weight, first.weight, rtol=0, atol=1e-6))
+        ):
+            found = f"another {field.weighting} than {first_where}"
+            differs = (field.weighting, found, "the same in all files")
+        if differs is not None:
+            raise DataError(
+                Problem(where, f"{name} {differs[0]}", *differs[1:], "Regrid them separately")
+            )
 
 
 def _time_of(name: str, holders: list[tuple[str, Inputs]]) -> xr.Dataset:

@@ -41,6 +41,7 @@ from callmip_global.store import (
     store_attributes,
     store_digest,
     store_info,
+    unmasked_fill,
 )
 from callmip_global.timeaxis import decode_months, decode_years
 
@@ -92,7 +93,7 @@ def regrid_dataset(
     fractions: dict[str, _Fraction] = {}
     whole = slice(0, max(field.size for field in inputs.fields))
     for field in inputs.fields:
-        values, covered = _regridded(weights, field, whole)
+        values, covered = _regridded(weights, field, whole, where)
         leading = covered.reshape(-1, *grid.shape)
         static = bool(np.all(leading == leading[:1]))
         out[field.name] = (field.dims, values, _measured(field.attributes))
@@ -151,9 +152,21 @@ def _fraction_attributes(name: str) -> dict[str, str]:
     }
 
 
-def _regridded(weights: Weights, field: Field, region: slice) -> tuple[NDArray[Any], Array]:
+def _regridded(
+    weights: Weights, field: Field, region: slice, where: str
+) -> tuple[NDArray[Any], Array]:
     values = field.read(region)
+    _check_missing(values, where, field.name)
     return masked_mean(weights, values, field.read_weight(region))
+
+
+def _check_missing(values: NDArray[Any], where: str, name: str) -> None:
+    """DataError where a fill value would be averaged as if it were a number."""
+    fill = unmasked_fill(values)
+    if fill is not None:
+        remedy = f"Name it first: ncatted -a _FillValue,{name},o,f,{fill:g} FILE"
+        found = f"{fill:g}, which no attribute calls missing"
+        raise DataError(Problem(where, name, found, "missing values that the file names", remedy))
 
 
 # --- to stores --------------------------------------------------------------------------------
@@ -439,6 +452,7 @@ def _fill_region(
         place = slice(block.start - region.start, block.stop - region.start)
         target = place if field.timed else slice(None)
         values, weight = field.read(block), field.read_weight(block)
+        _check_missing(values, given.where, field.name)
         result, covered = masked_mean(weights, values, weight)
         shard[target] = result
         if changing is not None:

@@ -99,6 +99,11 @@ def test_the_report_holds_the_numbers_of_scores_csv(report):
     assert (subject["prior"], subject["posterior"]) == (2, None)
 
 
+def test_a_run_of_one_stage_alone_is_said_to_be_alone(report):
+    text, _, _ = report
+    assert "only the ${alone} is here, so there is no change to show." in text
+
+
 def test_the_same_benchmark_gives_the_same_report(report):
     text, _, folder = report
     again = write_report(folder, out=folder / "again.html").read_text(encoding="utf-8")

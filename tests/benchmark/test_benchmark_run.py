@@ -351,6 +351,32 @@ def test_a_product_without_a_value_is_refused(tmp_path):
     assert rows_of(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("fill", [1e20, -9999.0])
+def test_a_product_with_a_fill_value_that_nothing_names_is_refused(tmp_path, fill):
+    truth = cycles(3)
+    filled = truth.copy()
+    filled[:, 0] = fill
+    product = write_product(tmp_path, filled)
+    summary = benchmark([write_run(tmp_path, truth)], [product], tmp_path / "out")
+    (said,) = summary["problems"]
+    assert "product REF: obs: found" in said
+    assert "no attribute calls missing" in said
+
+
+def test_a_land_fraction_that_changes_is_one_line(tmp_path):
+    truth = cycles(3)
+    product = write_product(tmp_path, truth)
+    with xr.open_dataset(product.paths[0], decode_times=False) as ds:
+        ds = ds.load()
+    ds["sftlf"] = ds["obs"] * 0.0 + 50.0
+    ds["obs"].attrs["cell_methods"] = "area: mean where land"
+    Path(product.paths[0]).unlink()
+    ds.to_netcdf(product.paths[0])
+    summary = benchmark([write_run(tmp_path, truth)], [product], tmp_path / "out")
+    (said,) = summary["problems"]
+    assert "sftlf: found dimensions" in said
+
+
 def test_a_run_without_a_value_is_left_out_and_named(tmp_path):
     truth = cycles(3)
     runs = [

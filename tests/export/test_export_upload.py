@@ -15,6 +15,7 @@ from callmip_global.errors import DataError, UsageError
 from callmip_global.export import export_upload
 from callmip_global.grid import standard_grid
 from callmip_global.store import (
+    ArraySpec,
     StoreName,
     create_store,
     global_total,
@@ -98,6 +99,31 @@ def test_values_are_those_of_the_store_with_cmips_fill_value(
         nc.set_auto_mask(False)
         assert nc["gpp"][0, 0, 0] == np.float32(1e20)
         assert nc["gpp"]._FillValue == nc["gpp"].missing_value == np.float32(1e20)
+
+
+def test_a_fraction_that_changes_goes_along_so_that_totals_are_kept(tmp_path: Path) -> None:
+    cells, axis = standard_grid("2deg"), month_axis((2022, 2022), "noleap")
+    name = StoreName("M", "v1", "S3", "2deg", "Prior")
+    root = store_attributes(name, {}, ("mon",))
+    template = protocol_template(
+        grid=cells,
+        axis=axis,
+        variables={"gpp": variable_table()["gpp"].cf_attributes()},
+        land_fraction=np.ones(cells.shape),
+        attributes=root,
+        extra={"valid_fraction_gpp": ArraySpec(("time", "lat", "lon"))},
+    )
+    writer = create_store(tmp_path / name.text, {"mon": template}, fingerprint={}, attributes=root)
+    rng = np.random.default_rng(2)
+    for array in ("gpp", "valid_fraction_gpp"):
+        (region,) = writer.regions("mon", array)
+        writer.write("mon", array, region, rng.random((12, *cells.shape)).astype(np.float32))
+    store = writer.publish()
+    (path,) = export_upload([store], out=tmp_path / "upload")
+    with xr.open_dataset(path) as ds:
+        assert ds["gpp"].attrs["ancillary_variables"] == "valid_fraction_gpp"
+        total = global_total(ds, "gpp")
+    np.testing.assert_allclose(total, global_total(open_store(store, "mon"), "gpp"), rtol=1e-12)
 
 
 def test_units_names_and_attributes_are_the_protocols(exported: tuple[Path, list[Path]]) -> None:

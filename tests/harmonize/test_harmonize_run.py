@@ -227,6 +227,26 @@ def test_amounts_per_month_are_divided_by_each_months_own_length(tmp_path: Path)
     np.testing.assert_allclose(got[:, :, 0], 3e-3 / 86400, rtol=1e-6)
 
 
+def test_annual_amounts_per_month_are_divided_by_a_twelfth_of_the_year(tmp_path: Path) -> None:
+    gpp = field(1, 60, per_year=1)
+    units = {"units": "gC m-2 month-1"}
+    path = write_native(tmp_path / "a.nc", {"GPP": (gpp, units)}, annual=True)
+    run(tmp_path, [path], frequencies=("yr",))
+    got = open_store(tmp_path / NAME.text, "yr")["gpp"].values
+    wanted = ascending(gpp) * 1e-3 / (365.0 / 12.0 * 86400.0)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_a_field_without_time_beside_a_time_axis_is_refused(tmp_path: Path) -> None:
+    path = write_native(tmp_path / "a.nc", {"GPP": (field(0, 20), CARBON)})
+    with netCDF4.Dataset(path, "a") as nc:
+        dims = nc["GPP"].dimensions[1:]
+        nc.createVariable("Cs", "f4", dims)[...] = 5.0
+        nc["Cs"].units = "kg m-2"
+    entries = {**GPP, "cSoil": VariableSource(source="Cs")}
+    assert "a field without time beside a time axis" in problem(tmp_path, [path], entries)
+
+
 def test_land_that_only_shows_after_the_first_year_still_counts(tmp_path: Path) -> None:
     gpp = field(1, 20)
     gpp[12:, 0, 3] = 5.0

@@ -457,3 +457,50 @@ def test_wrong_inputs_are_one_clear_line_each(tmp_path: Path, native: Path) -> N
     with pytest.raises(UsageError, match=r"--frequency: found 'day', wanted mon or yr"):
         regrid_files([one], grid=target, out=out, frequency="day")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"units": "kg m-2 s-1"}, "GPP_x units: found 'kg m-2 s-1', wanted 'gC m-2 day-1', as in"),
+        ({"levels": 2}, "GPP_x dimensions: found"),
+        ({"fraction": 0.5}, "found another valid_fraction than"),
+        ({"fraction": None}, "GPP_x valid area: found another valid area than"),
+    ],
+)
+def test_files_whose_numbers_mean_something_else_are_not_joined(
+    tmp_path: Path, change: dict, said: str
+) -> None:
+    files = [file_of(tmp_path / f"{year}.nc", 0, 4, year=year) for year in (2001, 2002)]
+    first = {"fraction": 0.25} if "fraction" in change else {}
+    for path, own in zip(files, (first, change), strict=True):
+        with xr.open_dataset(path, decode_times=False) as ds:
+            ds = ds.load()
+        if own.get("units"):
+            ds["GPP_x"].attrs["units"] = own["units"]
+        if own.get("levels"):
+            ds["GPP_x"] = ds["GPP_x"].expand_dims(z=own["levels"], axis=1)
+        if own.get("fraction"):
+            shape = tuple(ds.sizes[dim] for dim in ("latitude", "longitude"))
+            ds["valid_fraction"] = (("latitude", "longitude"), np.full(shape, own["fraction"]))
+        path.unlink()
+        ds.to_netcdf(path)
+    with pytest.raises(DataError) as caught:
+        regrid_files(files, grid=standard_grid("2deg"), out=tmp_path / "o.zarr")
+    assert said in str(caught.value)
+    assert not (tmp_path / "o.zarr").exists()
+
+
+@pytest.mark.parametrize("fill", [1e20, 9.96921e36, -9999.0])
+def test_a_fill_value_that_no_attribute_names_is_never_averaged(
+    tmp_path: Path, fill: float
+) -> None:
+    path = file_of(tmp_path / "a.nc", 0, 2)
+    with xr.open_dataset(path, decode_times=False) as ds:
+        filled = ds.load().fillna(fill)
+    filled["GPP_x"].encoding = {"_FillValue": None}
+    filled.to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(DataError, match=r"b\.nc: GPP_x: found .* no attribute calls missing"):
+        regrid_files([tmp_path / "b.nc"], grid=standard_grid("2deg"), out=tmp_path / "o.zarr")
+    with pytest.raises(DataError, match="no attribute calls missing"):
+        regrid_dataset(filled, grid=standard_grid("2deg"))
