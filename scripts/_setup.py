@@ -27,6 +27,9 @@ def main(root: Path, extra: str) -> int:
     venv = root / ".venv"
     stamp = venv / "callmip-global.json"
     project = hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest()
+    if not os.access(root, os.W_OK):
+        _say(f"{root} cannot be written to, and .venv is made in it: use a copy of your own")
+        return 2
     with _locked(root / ".venv.lock") as lock:
         found = _read(stamp)
         # A checkout that was moved or a Python that was upgraded: the old environment is useless.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -169,3 +170,20 @@ def test_an_environment_made_by_someone_else_is_left_alone(
     assert answer.returncode == 2
     assert "was not made by these scripts; move it away first" in answer.stderr
     assert mine.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_checkout_that_cannot_be_written_to_is_refused_in_one_line(
+    project_root: Path, awkward_dir: Path
+) -> None:
+    (awkward_dir / "pyproject.toml").write_text("", encoding="utf-8")
+    awkward_dir.chmod(0o555)
+    answer = subprocess.run(
+        [sys.executable, project_root / "scripts" / "_setup.py", awkward_dir],
+        capture_output=True,
+        text=True,
+    )
+    awkward_dir.chmod(0o755)
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1
+    assert "cannot be written to" in answer.stderr

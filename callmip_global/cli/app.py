@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -18,7 +19,13 @@ from callmip_global.cli import (
     regrid,
     workflow,
 )
-from callmip_global.errors import EXIT_INTERRUPTED, CallmipError
+from callmip_global.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PROBLEMS,
+    EXIT_USAGE,
+    CallmipError,
+    Problem,
+)
 
 app = typer.Typer(
     name="callmip-global",
@@ -84,6 +91,30 @@ def main() -> None:
         # The reader of our output is gone (`callmip-global status | head`).
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # A path that cannot be written or read, a full disk: the path says more than a traceback.
+        if _debug or error.errno is None:
+            raise
+        print(_system_problem(error), file=sys.stderr)
+        sys.exit(EXIT_USAGE if error.errno in _WRONG_PATH else EXIT_PROBLEMS)
+
+
+_WRONG_PATH = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+def _system_problem(error: OSError) -> Problem:
+    where = "output" if error.filename is None else str(error.filename)
+    found = f"an error of the operating system: {error.strerror}"
+    return Problem(where, found=found, remedy="callmip-global --debug ... shows where.")
 
 
 if __name__ == "__main__":

@@ -88,16 +88,18 @@ def dot_text(graph: Plan) -> str:
 
 
 def _print_table(graph: Plan) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from callmip_global.resources import memory_mib, walltime_text
 
-    table = Table(title=f"{graph.name}: {graph.experiment}", title_justify="left")
+    # Folded where the terminal is narrow, never cut: `submit --only` wants the whole name.
+    table = Table(box=SIMPLE_HEAD)
     for name in ("step", "tasks", "waits for"):
-        table.add_column(name, justify="right" if name == "tasks" else "left")
+        table.add_column(name, justify="right" if name == "tasks" else "left", overflow="fold")
     for name in ("cores", "memory", "walltime", "core-hours (limit)"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for step in graph.steps:
         resources = step.resources
         table.add_row(
@@ -110,6 +112,11 @@ def _print_table(graph: Plan) -> None:
             f"{core_hours(step):,.1f}",
         )
     console = Console()
+    if not console.is_terminal:
+        # In a file a step is one line.
+        unlimited = console.options.update(max_width=10_000)
+        console.width = max(console.width, console.measure(table, options=unlimited).maximum)
+    print(f"{graph.name}: {graph.experiment}")
     console.print(table)
     total = sum(core_hours(step) for step in graph.steps)
     tasks = sum(len(step.tasks) for step in graph.steps)

@@ -120,13 +120,14 @@ def print_status(state: RunState) -> None:
     from callmip_global.workflow.observe import counts
 
     console = Console()
-    table = Table(title=str(state.run.path), title_justify="left")
-    table.add_column("step")
+    table = Table()
+    table.add_column("step", overflow="fold")
     table.add_column("tasks", justify="right")
     table.add_column("state")
     for step in state.plan.steps:
         own = {r: t for r, t in state.tasks.items() if t.step.name == step.name}
         table.add_row(step.name, str(len(own)), _counts(counts(own)))
+    print(state.run.path)
     console.print(table)
     for task in state.tasks.values():
         if task.failure is None or task.state != "failed":
@@ -134,13 +135,14 @@ def print_status(state: RunState) -> None:
         failure = task.failure.to_json()
         console.print(
             f"[bold red]{escape(task.ref)}[/]: {failure['class']} (attempt {task.attempts}):"
-            f" {escape(failure['message'])}"
+            f" {escape(failure['message'])}",
+            soft_wrap=True,
         )
         for line in failure["tail"]:
-            console.print(f"    {escape(line)}", style="dim", highlight=False)
+            console.print(f"    {escape(line)}", style="dim", highlight=False, soft_wrap=True)
         if failure["log"]:
             console.print(f"  log: {escape(failure['log'])}", soft_wrap=True)
-        console.print(f"  next: {escape(failure['next'])}")
+        console.print(f"  next: {escape(failure['next'])}", soft_wrap=True)
     for task in state.tasks.values():
         for problem in task.problems:
             console.print(f"{escape(task.ref)}: {escape(problem)}", soft_wrap=True)

@@ -125,7 +125,12 @@ def load_yaml(path: Path | str) -> Located:
 
 def parse_yaml(text: str, *, label: str, path: Path) -> Located:
     """`load_yaml` of a text; ``label`` stands for the file in messages."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        found = f"the character U+{ord(text[error.position]):04X}, which YAML does not allow"
+        raise UsageError(Problem(f"{label}:{line}", found=found)) from None
     problems: list[Problem] = []
     marks: dict[KeyPath, Mark] = {}
     try:

@@ -87,7 +87,7 @@ class RunDir:
         path = self.path / "plan.json"
         try:
             return plan_from_json(read_json(path), str(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 Problem(
                     str(self.path),

@@ -125,6 +125,36 @@ def test_the_command_prints_one_line_per_problem_on_stderr_and_exits_with_2(
     ]
 
 
+def test_a_path_that_cannot_be_written_is_one_line_and_wrong_use(
+    group, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from callmip_global.cli.app import main
+
+    words = ["submit", "experiment.yaml", "--dry-run", "--run-dir", "experiment.yaml/run"]
+    monkeypatch.setattr("sys.argv", ["callmip-global", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "experiment.yaml/run: found an error of the operating system: Not a directory" in err
+
+
+def test_a_plan_in_a_file_has_every_name_whole_and_on_one_line(
+    group, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from callmip_global.cli.plan import plan
+
+    monkeypatch.setenv("COLUMNS", "80")
+    plan(Path("experiment.yaml"), json=True)
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    plan(Path("experiment.yaml"))
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for step in steps:
+        assert ", ".join(step["waits_for"]) in rows[step["name"]]
+
+
 def test_init_never_overwrites(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("mine")

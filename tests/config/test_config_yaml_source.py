@@ -166,8 +166,9 @@ def test_a_merged_key_may_be_overridden_and_knows_the_line_that_counts() -> None
         ("a: !!python/object:x.y {}\n", "f.yaml:1: found a YAML syntax error (could not determine"),
         ("[1, 2]: x\n", "f.yaml:1: found a key that is not text"),
         ("a: &x [*x]\n", "f.yaml: found a value YAML cannot build"),
+        ("a: 1\nb: \0\n", "f.yaml:2: found the character U+0000, which YAML does not allow"),
     ],
-    ids=["tab", "two-colons", "open-list", "no-date", "python-object", "list-key", "self-alias"],
+    ids=["tab", "two-colons", "open-list", "no-date", "python-object", "list-key", "alias", "nul"],
 )
 def test_text_that_is_no_plain_yaml_is_refused_with_its_line(text: str, line: str) -> None:
     (problem,) = problems_of(text)
