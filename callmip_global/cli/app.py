@@ -97,6 +97,13 @@ def main() -> None:
             raise
         print(_system_problem(error), file=sys.stderr)
         sys.exit(EXIT_USAGE if error.errno in _WRONG_PATH else EXIT_PROBLEMS)
+    except RuntimeError as error:
+        # So the NetCDF library reports a full disk or a damaged file; it names neither.
+        if _debug or not str(error).startswith("NetCDF: "):
+            raise
+        remedy = "Is the disk or the quota full, or a file damaged? --debug shows where."
+        print(Problem("NetCDF library", found=repr(str(error)), remedy=remedy), file=sys.stderr)
+        sys.exit(EXIT_PROBLEMS)
 
 
 _WRONG_PATH = (

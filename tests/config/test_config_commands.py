@@ -141,6 +141,35 @@ def test_a_path_that_cannot_be_written_is_one_line_and_wrong_use(
     assert "experiment.yaml/run: found an error of the operating system: Not a directory" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "x.nc"), 1, "x.nc: found an error"),
+        (RuntimeError("NetCDF: HDF error"), 1, "Is the disk or the quota full"),
+    ],
+    ids=["system", "netcdf"],
+)
+def test_a_full_disk_is_one_line(
+    error: Exception,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from callmip_global.cli import app as command_line
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(command_line, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        command_line.main()
+    assert caught.value.code == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert words in err
+
+
 def test_a_plan_in_a_file_has_every_name_whole_and_on_one_line(
     group, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
