@@ -248,6 +248,7 @@ def _decode(ds: xr.Dataset, where: str, calendar: str | None, frequency: Frequen
             Problem(where, f"{name}.calendar", str(error), f"one of: {', '.join(_CALENDARS)}")
         ) from None
     bounds = _time_bounds(ds, time, values.size)
+    _check_there(where, name, values if bounds is None else bounds)
     if bounds is not None:
         indices = _bounded_months(where, name, bounds, time, used, frequency)
     else:
@@ -257,6 +258,21 @@ def _decode(ds: xr.Dataset, where: str, calendar: str | None, frequency: Frequen
         indices = indices // 12 * 12
     _check_consecutive(where, name, indices, step)
     return MonthAxis(used, _year_month(int(indices[0])), indices.size, frequency)
+
+
+def _check_there(where: str, name: str, values: NDArray[Any]) -> None:
+    """DataError for times that were never written: NaN, NaT or NetCDF's default fill."""
+    there = np.ones(values.shape, dtype=bool)
+    if values.dtype.kind == "f":
+        there = np.abs(values) < 1e19
+    elif values.dtype.kind == "M":
+        there = ~np.isnat(values)
+    if not np.all(there):
+        step = int(np.argwhere(~there)[0, 0]) + 1
+        remedy = "Did the model stop while it wrote this file?"
+        raise DataError(
+            Problem(where, name, f"no time at step {step}", "a time for each step", remedy)
+        )
 
 
 def _calendar(time: xr.DataArray, values: NDArray[Any]) -> str:
@@ -398,7 +414,7 @@ def _days(where: str, name: str, values: NDArray[Any], units: str, calendar: str
             calendar,
         )
         return np.asarray(cftime.date2num(dates, TIME_UNITS, calendar), dtype=np.float64)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, TypeError) as error:
         raise _undecodable(where, name, units) from error
 
 

@@ -356,28 +356,27 @@ def _land_fraction(ds: xr.Dataset, grid: SourceGrid, at: str) -> Array | None:
 
 def _periods(ds: xr.Dataset, at: str) -> tuple[str, str, list[Period]]:
     """Frequency, calendar and (year, month) of each step; months may be missing, not repeated."""
-    dim = _time_dim(ds)
-    size = int(ds.sizes.get(dim, 1))
-    if size > 1:
-        try:
-            axis = decode_years(ds, at)
-        except DataError:
-            pass
-        else:
-            return "yr", axis.calendar, list(axis.periods)
     try:
         axis = decode_months(ds, at)
     except DataError as error:
-        if size == 1:
+        try:
             axis = decode_years(ds, at)
-            return "yr", axis.calendar, list(axis.periods)
-        # A product may lack months: each step is then read by itself.
-        steps = [decode_months(ds.isel({dim: [i]}), at) for i in range(size)]
-        found = [step.first for step in steps]
-        if len(set(found)) < size or found != sorted(found):
-            raise error from None
-        return "mon", steps[0].calendar, found
-    return "mon", axis.calendar, list(axis.periods)
+        except DataError:
+            return _separate_months(ds, at, error)
+    return axis.frequency, axis.calendar, list(axis.periods)
+
+
+def _separate_months(ds: xr.Dataset, at: str, error: DataError) -> tuple[str, str, list[Period]]:
+    """Each step read by itself, for a product may lack months; ``error`` where that is not it."""
+    dim = _time_dim(ds)
+    size = int(ds.sizes.get(dim, 1))
+    if size == 1:
+        raise error
+    steps = [decode_months(ds.isel({dim: [i]}), at) for i in range(size)]
+    found = [step.first for step in steps]
+    if len(set(found)) < size or found != sorted(found):
+        raise error
+    return "mon", steps[0].calendar, found
 
 
 def _said(period: Period, frequency: str) -> str:

@@ -318,7 +318,7 @@ def _on_time(ds: xr.Dataset, where: str) -> xr.Dataset:
         bounds = str(time.attrs.get("bounds", ""))
         if bounds in ds.variables:
             changed[bounds] = (ds[bounds].dims, converted(ds[bounds]), {})
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, TypeError) as error:
         raise DataError(
             Problem(where, "time", f"units {units!r}: {error}", "units that CF can decode")
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -375,6 +376,18 @@ def test_a_land_fraction_that_changes_is_one_line(tmp_path):
     summary = benchmark([write_run(tmp_path, truth)], [product], tmp_path / "out")
     (said,) = summary["problems"]
     assert "sftlf: found dimensions" in said
+
+
+def test_december_and_january_in_one_file_are_two_months_and_not_two_years(tmp_path):
+    truth = cycles(3)
+    whole = write_product(tmp_path, truth)
+    with xr.open_dataset(whole.paths[0], decode_times=False) as ds:
+        for k, part in enumerate((slice(0, 11), slice(11, 13), slice(13, 36))):
+            ds[["obs"]].isel(time=part).to_netcdf(tmp_path / f"p{k}.nc")
+    parts = replace(whole, paths=(str(tmp_path / "p*.nc"),))
+    summary = benchmark([write_run(tmp_path, truth)], [parts], tmp_path / "out")
+    assert summary["problems"] == []
+    assert number(tmp_path / "out", "overall_score") == pytest.approx(1.0)
 
 
 def test_a_run_without_a_value_is_left_out_and_named(tmp_path):

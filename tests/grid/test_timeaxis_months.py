@@ -165,6 +165,9 @@ REFUSED: dict[str, tuple[xr.Dataset, str]] = {
     "no units": (times([1, 2, 3], ""), r"time\.units: found ''"),
     "one word": (times([1, 2, 3], "yr"), r"time\.units: found 'yr'"),
     "nonsense": (times([1, 2, 3], "days since banana"), "'days since banana'"),
+    "a year alone": (times([15, 45], "days since 1700"), "'days since 1700'"),
+    "nan": (times([15, np.nan], "days since 2001-01-01"), "no time at step 2"),
+    "never written": (times([15, 9.96921e36], "days since 2001-01-01"), "no time at step 2"),
     "unknown calendar": (times([1, 2], "days since 1850-01-01", "lunar"), "'lunar' is unknown"),
     "gap": (
         times([15, 45, 105], "days since 2001-01-01", "noleap"),
