@@ -337,6 +337,10 @@ def _axis(
             )
         )
     name, dim, values = usable[0]
+    stated = str(variables[name].attrs.get("units", "")).strip().lower()
+    if stated.startswith("rad"):
+        remedy = "Give the coordinates in degrees"
+        raise DataError(Problem(where, f"{name}.units", repr(stated), units, remedy))
     for other, other_dim, other_values in usable[1:]:
         same = other_dim == dim and np.allclose(other_values, values, rtol=0, atol=_SNAP_DEGREES)
         if not same:

@@ -660,6 +660,8 @@ def unmasked_fill(values: NDArray[np.floating[Any]]) -> float | None:
     ``values`` (..., nlat, nlon), NaN where missing. No quantity of this field comes near 1e19, and
     none is exactly -9999 (or -999, -99999) on a hundredth of a map: such numbers mean "missing".
     """
+    if not values.size:
+        return None
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
     for extreme in (low, high):
         if np.isfinite(extreme) and abs(extreme) > 1e19:

@@ -303,7 +303,8 @@ def _water_equal(one: _Unit, two: _Unit) -> bool:
 def _remedy(source: _Unit, target: _Unit, excess: dict[str, int], substance: str | None) -> str:
     if excess == {_N: 1, _M: -1}:
         return "An amount has no mass without its substance: write molC, molCO2 or molH2O."
-    if excess in (_ENERGY, _inverse(_ENERGY)):
+    heat_from_depth = _quotient(_DEPTH, _ENERGY)
+    if excess in (_ENERGY, _inverse(_ENERGY), heat_from_depth, _inverse(heat_from_depth)):
         return (
             "A heat flux and a water flux differ by the latent heat: "
             'derive the variable instead, e.g. derive: "evspsbl * 2.501e6".'

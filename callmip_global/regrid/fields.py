@@ -131,6 +131,8 @@ def inputs_of(ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto") 
         if da.dtype.kind not in "iuf":
             left_out.append(f"{name}: not numeric ({da.dtype})")
             continue
+        if not da.size:
+            raise DataError(Problem(where, str(name), "no time steps at all"))
         ordered = source.to_grid_order(da)
         fields.append(_field(ds, source, ordered, land, land_fraction))
     if not fields:

@@ -504,3 +504,12 @@ def test_a_fill_value_that_no_attribute_names_is_never_averaged(
         regrid_files([tmp_path / "b.nc"], grid=standard_grid("2deg"), out=tmp_path / "o.zarr")
     with pytest.raises(DataError, match="no attribute calls missing"):
         regrid_dataset(filled, grid=standard_grid("2deg"))
+
+
+def test_a_file_without_time_steps_or_with_radians_is_refused() -> None:
+    target = standard_grid("2deg")
+    with pytest.raises(DataError, match="x: found no time steps at all"):
+        regrid_dataset(small().isel(time=slice(0, 0)), grid=target)
+    radians = small().assign_coords(lat=("lat", np.deg2rad([-45.0, 45.0]), {"units": "radian"}))
+    with pytest.raises(DataError, match=r"lat\.units: found 'radian', wanted degrees_north"):
+        regrid_dataset(radians, grid=target)

@@ -77,6 +77,8 @@ def test_degrees_celsius_become_kelvin_by_an_offset(text: str) -> None:
         ("\u200b", "K", "no units"),
         ("W m-2", FLUX, "latent heat"),
         (FLUX, "W m-2", "latent heat"),
+        ("mm/day", "W m-2", "latent heat"),
+        ("W m-2", "mm day-1", "latent heat"),
         ("umol m-2 s-1", FLUX, "molCO2"),
         ("kg m-2", FLUX, "wanted units convertible to 'kg m-2 s-1'"),
         ("Mm/day", FLUX, "unknown symbol 'Mm'"),
