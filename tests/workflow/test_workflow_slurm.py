@@ -131,8 +131,9 @@ def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
     wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-j", element, "-o", "%T"))
     slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
     if not all_done(slurm_toy.wait()):
-        # Slurm may take the end of the first attempt for a failure and cancel the dependents.
-        slurm_toy.submit()
+        # Let go at once, Slurm may take the late end of the first attempt for that of the second:
+        # the job is FAILED before it began again, its dependents cancelled. Then it is resumed.
+        slurm_toy.submit(retry_failed=True)
         assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == sorted([*calls, "prior 1901 1962 after 2"])
     attempts = slurm_toy.run_dir / "steps" / "run-historical-1901-1962" / "S3.Prior"
