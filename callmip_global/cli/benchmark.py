@@ -31,8 +31,8 @@ def benchmark(
 ) -> None:
     """Score prior and posterior runs against reference products and write a report.
 
-    Writes scores.csv, maps/*.nc, benchmark.json, problems.json and report.html into OUT. A product
-    that cannot be used is named on stderr and makes the exit code 1; the rest is done all the same.
+    OUT gets scores.csv, maps/*.nc, benchmark.json, problems.json and report.html. A product that
+    cannot be used is named on stderr and makes the exit code 1; the rest is done all the same.
     """
     import xarray as xr
     from rich.console import Console

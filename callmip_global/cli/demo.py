@@ -49,13 +49,11 @@ def demo(
     print("writing the experiment: model inputs and synthetic reference products ...", flush=True)
     experiment = write_demo(directory, scheduler=scheduler.value, small=size is Size.SMALL)
     print(f"experiment: {experiment}", flush=True)
-    # Asking a real scheduler every second would be a nuisance to others.
-    poll_s = 1.0 if scheduler is SchedulerName.LOCAL else 5.0
-    state = _run_chain(experiment, directory / "run", poll_s=poll_s)
+    state = _run_chain(experiment, directory / "run")
     _tell_outcome(state, experiment)
 
 
-def _run_chain(experiment: Path, run_dir: Path, *, poll_s: float) -> RunState:
+def _run_chain(experiment: Path, run_dir: Path) -> RunState:
     """Submit the chain, what failed before too, and watch it to its end, saying what changes."""
     from callmip_global.workflow import api
     from callmip_global.workflow.observe import counts
@@ -70,7 +68,7 @@ def _run_chain(experiment: Path, run_dir: Path, *, poll_s: float) -> RunState:
             said = line
 
     api.submit(experiment, run_dir, retry_failed=True)
-    return api.wait(run_dir, each=tell, poll_s=poll_s)
+    return api.wait(run_dir, each=tell)
 
 
 def _tell_outcome(state: RunState, experiment: Path) -> None:

@@ -159,11 +159,16 @@ def cancel(run_dir: Path, *, say: Say = print) -> int:
     return len(jobs)
 
 
-def wait(run_dir: Path, *, each: Callable[[RunState], None], poll_s: float) -> RunState:
-    """Look every ``poll_s`` seconds until nothing is alive any more; ``each`` sees every look."""
+def wait(
+    run_dir: Path, *, each: Callable[[RunState], None], poll_s: float | None = None
+) -> RunState:
+    """Look until nothing is alive any more; ``each`` sees every look.
+
+    ``poll_s``: seconds between looks, by default the ``poll_seconds`` of the site file.
+    """
     while True:
         state = status(run_dir)
         each(state)
         if not state.is_alive:
             return state
-        time.sleep(poll_s)
+        time.sleep(poll_s or state.plan.settings["site"]["poll_seconds"])
