@@ -33,6 +33,7 @@ from callmip_global.config.schema import (
     PhaseForcing,
     Recycle,
     Simulation,
+    StageName,
     StepKind,
     phase_forcing,
 )
@@ -176,8 +177,8 @@ def _stages(loaded: LoadedExperiment) -> Iterator[Problem]:
         yield from _parameter_files(loaded, name)
 
 
-def _parameter_files(loaded: LoadedExperiment, name: str) -> Iterator[Problem]:
-    stage = loaded.experiment.stages[name]  # type: ignore[index]
+def _parameter_files(loaded: LoadedExperiment, name: StageName) -> Iterator[Problem]:
+    stage = loaded.experiment.stages[name]
     key: KeyPath = ("stages", name, "parameters")
     if stage.members is not None and "member" not in placeholder_names(stage.parameters):
         yield _problem(

@@ -53,6 +53,7 @@ class Pbs:
         largest_array=10000,
         # A dependency on a single subjob is refused (PBSE_IVALREQ): there is no aftercorr.
         elementwise=False,
+        one_range=True,
         deletes_dependents=True,
         queue_full=("would exceed", "exceeds limit", "Maximum number of jobs", "15046", "15142"),
         # The second line is what qsub says when the server dies between request and reply.

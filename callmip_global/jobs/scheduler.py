@@ -7,7 +7,7 @@ into an argument list, and reads what the commands printed. The one place that r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -124,14 +124,14 @@ class SchedulerFacts:
     """Largest number of elements of one array, where the site file does not say."""
     elementwise: bool
     """Whether one array can wait element by element for another (Slurm's aftercorr)."""
+    one_range: bool = False
+    """Whether the indices of an array have to be one range without gaps."""
     deletes_dependents: bool = False
     """Whether a job is accepted, then deleted, when what it depends on has ended already."""
     queue_full: tuple[str, ...] = ()
     """Texts that mean: refused because of a limit, nothing was submitted, try again later."""
     no_answer: tuple[str, ...] = ()
     """Texts that mean: the command may or may not have reached the scheduler."""
-    restart_variable: str = ""
-    """Environment variable counting how often the same job was started again."""
     hints: Mapping[str, str] = field(default_factory=dict)
     """What to do about well-known refusals, by a text that occurs in them."""
 
@@ -164,18 +164,23 @@ class Scheduler(Protocol):
         """What one element of an array is called."""
 
 
+def consecutive(indices: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending indices cut where one is missing: 1 2 3 7 gives [1, 2, 3] and [7]."""
+    part: list[int] = []
+    for i in indices:
+        if part and i != part[-1] + 1:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
 def index_ranges(indices: Sequence[int]) -> str:
     """``1-3,7,9-10`` of ascending unique indices."""
-    parts: list[str] = []
-    start = previous = indices[0]
-    for i in [*indices[1:], None]:
-        if i is not None and i == previous + 1:
-            previous = i
-            continue
-        parts.append(str(start) if start == previous else f"{start}-{previous}")
-        if i is not None:
-            start = previous = i
-    return ",".join(parts)
+    return ",".join(
+        str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in consecutive(indices)
+    )
 
 
 def expand_ranges(text: str) -> list[int]:

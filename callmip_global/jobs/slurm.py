@@ -65,7 +65,6 @@ class Slurm:
             "Transport endpoint",
             "controller in standby",
         ),
-        restart_variable="SLURM_RESTART_COUNT",
         hints={
             "invalid partition": "Set resources.<step>.queue, or the queues of the site file.",
             "Invalid account": "Set resources.<step>.account to the project you may charge.",

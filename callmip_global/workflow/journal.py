@@ -57,6 +57,10 @@ class Intent:
         then = datetime.strptime(self.time, _TIME_FORMAT).replace(tzinfo=UTC)
         return (datetime.now(UTC) - then).total_seconds()
 
+    def key_of(self, task: str) -> str:
+        """Key that a task of this submission had when it was submitted."""
+        return self.keys[self.tasks.index(task)]
+
     def array_index(self, row: int) -> int | None:
         """Array index of a row of tasks.tsv in this job; None for a job that is no array."""
         return row - self.offset if len(self.rows) > 1 else None

@@ -38,7 +38,8 @@ def run_segment(
     command = expand(settings["command"], context, quote=True)
     _run_command(settings["environment"], command, attempt)
     restarts = {
-        name: _describe(attempt / "restart_out" / name, "restart") for name in settings["restart"]
+        name: _describe(attempt, attempt / "restart_out" / name, "restart")
+        for name in settings["restart"]
     }
     for name in restarts:
         verify_file(attempt / "restart_out" / name, "restart")
@@ -50,7 +51,7 @@ def run_merge(
 ) -> dict[str, Any]:
     """Merge the tiles' files, one call of the group's merge command per output file."""
     settings = plan.settings
-    tiles = _files_by_name(plan, task, attempt, upstream)
+    tiles = _files_by_name(attempt.parents[3], upstream)
     for name, paths in tiles.items():
         if len(paths) != settings["tiles"]:
             raise TaskFailedError(
@@ -75,24 +76,22 @@ def run_merge(
     return {"outputs": _outputs(step, attempt)}
 
 
+def published_folder(run_path: Path, ref: str, marker: Mapping[str, Any]) -> Path:
+    """Folder of the attempt that a success marker publishes."""
+    return run_path / "steps" / ref / str(marker["attempt"])
+
+
 def output_files(run_path: Path, upstream: Markers) -> list[Path]:
-    """All output files that the success markers name, in the order of the markers."""
-    files: list[Path] = []
-    for ref, marker in upstream.items():
-        folder = run_path / "steps" / ref / marker["attempt"]
-        files.extend(folder / name for name in marker["outputs"])
-    return files
+    """All output files that the success markers name, by name, then in the order of the markers."""
+    return [path for paths in _files_by_name(run_path, upstream).values() for path in paths]
 
 
-def _files_by_name(
-    plan: Plan, task: Task, attempt: Path, upstream: Markers
-) -> dict[str, list[Path]]:
-    run_path = attempt.parents[3]
+def _files_by_name(run_path: Path, upstream: Markers) -> dict[str, list[Path]]:
+    """The output files by their name in the attempt folder: one for each marker that has it."""
     found: dict[str, list[Path]] = {}
-    for ref in task.upstream:
-        for path in output_files(run_path, {ref: upstream[ref]}):
-            name = str(path.relative_to(run_path / "steps" / ref / upstream[ref]["attempt"]))
-            found.setdefault(name, []).append(path)
+    for ref, marker in upstream.items():
+        for name in marker["outputs"]:
+            found.setdefault(name, []).append(published_folder(run_path, ref, marker) / name)
     return found
 
 
@@ -125,7 +124,7 @@ def _copy_restarts(names: Sequence[str], attempt: Path, upstream: Markers) -> No
     run_path = attempt.parents[3]
     for ref, marker in upstream.items():
         for name in names:
-            source = run_path / "steps" / ref / marker["attempt"] / "restart_out" / name
+            source = published_folder(run_path, ref, marker) / "restart_out" / name
             target = attempt / "restart_in" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -155,6 +154,7 @@ def _run_command(environment: str, command: str, attempt: Path) -> None:
         try:
             code = process.wait()
         except BaseException:
+            # Whatever ends us (TERM is raised here as an exception) ends the model too.
             process.terminate()
             try:
                 process.wait(10)
@@ -184,15 +184,15 @@ def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
                 )
             )
         for path in paths:
-            found[str(path.relative_to(attempt))] = _describe(path, "model")
+            found[str(path.relative_to(attempt))] = _describe(attempt, path, "model")
             verify_file(path, "model", time_steps)
     return found
 
 
-def _describe(path: Path, kind: str) -> dict[str, Any]:
+def _describe(attempt: Path, path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file() or path.stat().st_size == 0:
         state = "is empty" if path.exists() else "is missing"
-        log, tail = log_tail(path.parent if kind == "model" else path.parent.parent)
+        log, tail = log_tail(attempt)
         raise TaskFailedError(
             Failure(kind, f"{path.name} {state}, although the command ended well", 0, log, tail)
         )

@@ -146,7 +146,7 @@ def _task_state(
         base = replace(base, dead_token=token)
     if last is not None and last.status.get("key") != task.key:
         last = None
-    if intent is None or intent.keys[intent.tasks.index(task.id)] != task.key:
+    if intent is None or intent.key_of(task.id) != task.key:
         return _without_job(base, last)
     if intent.outcome == "cancelled":
         live = queue is not None and queue.is_live(intent, row)

@@ -20,11 +20,17 @@ from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, plan_from_json
 from callmip_global.errors import Problem, SchedulerError, UsageError
 from callmip_global.files import read_json, text_hash, write_atomic, write_json
 from callmip_global.jobs.render import render_script
-from callmip_global.jobs.scheduler import Dependency, JobSpec, Scheduler, Submission
+from callmip_global.jobs.scheduler import (
+    Dependency,
+    JobSpec,
+    Scheduler,
+    Submission,
+    consecutive,
+)
 from callmip_global.workflow.client import Client, Outcome, make_scheduler
 from callmip_global.workflow.journal import Intent, latest_intents
 from callmip_global.workflow.observe import ALIVE, SETTLE_S, Queue, TaskState, observe
-from callmip_global.workflow.rundir import RunDir
+from callmip_global.workflow.rundir import Attempt, RunDir
 
 CANCEL_S = 90.0
 """How long a cancelled job may take to end (Slurm waits KillWait, 30 s, before it kills)."""
@@ -37,7 +43,6 @@ class SubmitResult:
     """What one call did: (job id, step, number of tasks) of each job, and what was left out."""
 
     jobs: list[tuple[str, str, int]] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
     adopted: int = 0
     replaced: int = 0
     refused: list[Problem] = field(default_factory=list)
@@ -123,7 +128,7 @@ def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
         cpus=resources["cpus"],
         memory_bytes=resources["memory_bytes"],
         walltime_s=resources["walltime_s"],
-        queue=resources["queue"] or site["default_queue"],
+        queue=resources["queue"],
         account=resources["account"],
         directives=(*site["directives"], *resources["directives"]),
         shell_setup=site["shell_setup"],
@@ -198,10 +203,15 @@ class Submitter:
         return bool(deleted)
 
     def _is_known(self, intent: Intent) -> bool:
-        attempts = (a for t in intent.tasks for a in self.run.attempts(f"{intent.step}/{t}"))
-        return self.queue.job_id(intent.token) is not None or any(
-            attempt.status.get("token") == intent.token for attempt in attempts
-        )
+        return self.queue.job_id(intent.token) is not None or self._attempt_of(intent) is not None
+
+    def _attempt_of(self, intent: Intent) -> Attempt | None:
+        """An attempt that one of the intent's jobs made, if there is any."""
+        for task in intent.tasks:
+            for attempt in self.run.attempts(f"{intent.step}/{task}"):
+                if attempt.status.get("token") == intent.token:
+                    return attempt
+        return None
 
     def _reconcile(self) -> None:
         """Find out what became of every token whose reply was lost."""
@@ -225,14 +235,11 @@ class Submitter:
             self.say(f"{intent.step}: found job {job_id}, whose reply was lost")
             self.result.adopted += 1
             return True
-        for task in intent.tasks:
-            for attempt in self.run.attempts(f"{intent.step}/{task}"):
-                if attempt.status.get("token") == intent.token:
-                    self.run.journal.append(
-                        "seen", token=intent.token, job_id=attempt.status["job_id"]
-                    )
-                    return True
-        return False
+        attempt = self._attempt_of(intent)
+        if attempt is None:
+            return False
+        self.run.journal.append("seen", token=intent.token, job_id=attempt.status["job_id"])
+        return True
 
     def _unfit(self, states: Mapping[str, TaskState]) -> list[tuple[Intent, int]]:
         """Live elements that must not be, cancelled: those of an older plan or an older submission,
@@ -326,7 +333,7 @@ class Submitter:
         """(rows, offset) of each job: arrays no longer than the site allows, or single jobs.
 
         Cut at fixed multiples of the largest array, so that element i of one step always meets
-        element i of the next. PBS arrays are one range of indices.
+        element i of the next.
         """
         facts = self.client.scheduler.facts
         largest = self.site["max_array_size"] or facts.largest_array
@@ -336,7 +343,7 @@ class Submitter:
         for row in rows:
             groups.setdefault((row - 1) // largest, []).append(row)
         for number, group in groups.items():
-            for part in _ranges(group) if facts.name == "pbs" else [group]:
+            for part in consecutive(group) if facts.one_range else [group]:
                 yield tuple(part), number * largest
 
     def _submit_chunk(
@@ -487,17 +494,6 @@ def _holds(upstream: TaskState, intent: Intent) -> bool:
     if upstream.state == "done":
         return True
     return upstream.state in ALIVE and upstream.job_id in intent.depends
-
-
-def _ranges(rows: Sequence[int]) -> Iterable[list[int]]:
-    part: list[int] = []
-    for row in rows:
-        if part and row != part[-1] + 1:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
 
 
 def _plural(n: int, what: str) -> str:

@@ -53,7 +53,7 @@ def run_task(run: RunDir, step_name: str, row: int, token: str) -> int:
     lease = run.journal.latest().get(ref)
     if lease is None or lease.token != token or lease.outcome in ("cancelled", "rejected"):
         return _leave(ref, "another submission owns this task now")
-    if lease.keys[lease.tasks.index(task.id)] != task.key:
+    if lease.key_of(task.id) != task.key:
         return _leave(ref, "the plan changed since this job was submitted")
     if run.is_done(ref, task.key):
         return _leave(ref, "already done")
