@@ -6,8 +6,10 @@ Nothing about a cluster is in code. A shipped site states where its numbers come
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -24,6 +26,11 @@ from callmip_global.config.yaml_source import Located, load_yaml, nearest, try_m
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
 
+Droppable: TypeAlias = Literal[
+    "cpus-per-task", "export", "mem", "nodes", "ntasks", "partition", "requeue"
+]
+"""Options of sbatch that a job script has unless the site drops them."""
+
 
 class WalltimeStep(Strictly):
     """Jobs of up to ``cpus`` cores in all may run for up to ``walltime_s``."""
@@ -38,6 +45,10 @@ class Queue(Strictly):
     ``max_memory_bytes`` and ``max_cpus`` are per node. ``max_walltime_by_cpus`` is for sites where
     larger jobs get less time: steps in ascending order of cores, the last one being the largest
     job of all.
+
+    A site that chooses by quality of service has a queue for each, with that in ``directives``
+    (``--qos=short``) and the ``partition`` its jobs go to; without one the queue's name is that of
+    the partition. ``drop_directives``: options that jobs of this queue must not have.
     """
 
     max_walltime_s: WalltimeSeconds | None = Field(None, alias="max_walltime")
@@ -45,6 +56,9 @@ class Queue(Strictly):
     max_nodes: Count | None = None
     max_cpus: Count | None = None
     max_memory_bytes: MemoryBytes | None = Field(None, alias="max_memory")
+    partition: FilledText | None = None
+    directives: tuple[FilledText, ...] = ()
+    drop_directives: tuple[Droppable, ...] = ()
 
     @field_validator("max_walltime_by_cpus")
     @classmethod
@@ -71,7 +85,8 @@ class Site(Strictly):
     ``arrays``: tasks of a step go as job arrays (else as single jobs), split at
     ``max_array_size``; ``max_queued`` counts all own jobs in the queue; ``max_running`` is how
     many tasks the ``local`` scheduler runs at once. ``directives`` are options as they would
-    follow ``#SBATCH`` or ``#PBS``. ``resource_line`` is what follows ``-l`` on PBS, with the names
+    follow ``#SBATCH`` or ``#PBS``; ``drop_directives`` (Slurm only) are options that no job script
+    may have, such as ``mem`` where memory comes with the node. ``resource_line`` is what follows ``-l`` on PBS, with the names
     {nodes} {tasks} {cpus} {tasks_per_node} {cpus_per_node} {cpus_total} {memory_mb}
     {memory_total_mb}. ``export_environment``: jobs inherit the submitting shell's environment.
     ``requires``: what the group must set under ``resources``, with its meaning: ``account``,
@@ -88,6 +103,7 @@ class Site(Strictly):
     arrays: Flag = True
     max_running: Count = 2
     directives: tuple[FilledText, ...] = ()
+    drop_directives: tuple[Droppable, ...] = ()
     resource_line: FilledText | None = None
     export_environment: Flag = False
     shell_setup: Text = ""
@@ -112,6 +128,34 @@ class Site(Strictly):
                 f" | It is {self.default_queue!r}."
             )
         return self
+
+    @model_validator(mode="after")
+    def _drops_are_for_slurm(self) -> Site:
+        drops = self.drop_directives or any(q.drop_directives for q in self.queues.values())
+        if drops and self.scheduler != "slurm":
+            raise ValueError("drop_directives only with scheduler: slurm | PBS has resource_line.")
+        return self
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """What a queue of a site means to its scheduler: ``name`` goes after ``--partition`` or ``-q``
+    (None: nothing does), ``directives`` come after those of the site, ``drop`` is left out of job scripts."""
+
+    name: str | None
+    directives: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+def queue_options(site: Mapping[str, Any], queue: str | None) -> QueueOptions:
+    """Options of the queue that a step asks for, from a site's plain values (as in plan.json).
+
+    A queue the site file does not list is the scheduler's own, by that name.
+    """
+    known = site["queues"].get(queue) or {}
+    drop = (*site.get("drop_directives", ()), *known.get("drop_directives", ()))
+    name = None if "partition" in drop else known.get("partition") or queue
+    return QueueOptions(name, tuple(known.get("directives", ())), drop)
 
 
 def config_names(folder: str) -> list[str]:

@@ -50,6 +50,8 @@ class JobSpec:
     export_environment: bool = False
     resource_line: str | None = None
     limit_threads: bool = True
+    drop: tuple[str, ...] = ()
+    """Options, as they stand after ``--``, that the script must not have (Slurm only)."""
 
     @property
     def log_dir(self) -> Path:

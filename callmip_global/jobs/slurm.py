@@ -94,7 +94,8 @@ class Slurm:
             lines.append(flag("partition", job.queue))
         if job.account:
             lines.append(flag("account", job.account))
-        return sorted(lines) + [one_line(d, "directive") for d in job.directives]
+        kept = [line for line in lines if line[2:].partition("=")[0] not in job.drop]
+        return sorted(kept) + [one_line(d, "directive") for d in job.directives]
 
     def submit_command(self, submission: Submission) -> list[str]:
         command = [

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, plan_from_json
+from callmip_global.config.site import queue_options
 from callmip_global.errors import Problem, SchedulerError, UsageError
 from callmip_global.files import read_json, text_hash, write_atomic, write_json
 from callmip_global.jobs.render import render_script
@@ -118,6 +119,7 @@ def tasks_table(step: Step) -> str:
 
 def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
     site, resources = plan.settings["site"], step.resources
+    queue = queue_options(site, resources["queue"])
     spec = JobSpec(
         name=job_name(plan, step),
         step=step.name,
@@ -128,13 +130,14 @@ def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
         cpus=resources["cpus"],
         memory_bytes=resources["memory_bytes"],
         walltime_s=resources["walltime_s"],
-        queue=resources["queue"],
+        queue=queue.name,
         account=resources["account"],
-        directives=(*site["directives"], *resources["directives"]),
+        directives=(*site["directives"], *queue.directives, *resources["directives"]),
         shell_setup=site["shell_setup"],
         export_environment=site["export_environment"],
         resource_line=site["resource_line"],
         limit_threads=step.kind in ENGINE_STEPS,
+        drop=queue.drop,
     )
     try:
         return render_script(spec, scheduler)
