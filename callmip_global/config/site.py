@@ -86,12 +86,12 @@ class Site(Strictly):
     ``max_array_size``; ``max_queued`` counts all own jobs in the queue; ``max_running`` is how
     many tasks the ``local`` scheduler runs at once. ``directives`` are options as they would
     follow ``#SBATCH`` or ``#PBS``; ``drop_directives`` (Slurm only) are options that no job script
-    may have, such as ``mem`` where memory comes with the node. ``resource_line`` is what follows ``-l`` on PBS, with the names
-    {nodes} {tasks} {cpus} {tasks_per_node} {cpus_per_node} {cpus_total} {memory_mb}
-    {memory_total_mb}. ``export_environment``: jobs inherit the submitting shell's environment.
-    ``requires``: what the group must set under ``resources``, with its meaning: ``account``,
-    ``queue``, or how a directive begins, such as ``-P``. ``defaults`` is a part of an experiment
-    file that the experiment overrides.
+    may have, such as ``mem`` where memory comes with the node. ``resource_line`` is what follows
+    ``-l`` on PBS, with the names {nodes} {tasks} {cpus} {tasks_per_node} {cpus_per_node}
+    {cpus_total} {memory_mb} {memory_total_mb}. ``export_environment``: jobs inherit the submitting
+    shell's environment. ``requires``: what the group must set under ``resources``, with its
+    meaning: ``account``, ``queue``, or how a directive begins, such as ``-P``. ``defaults`` is a
+    part of an experiment file that the experiment overrides.
     """
 
     name: FilledText = Field(description="the site's name")
@@ -139,8 +139,11 @@ class Site(Strictly):
 
 @dataclass(frozen=True)
 class QueueOptions:
-    """What a queue of a site means to its scheduler: ``name`` goes after ``--partition`` or ``-q``
-    (None: nothing does), ``directives`` come after those of the site, ``drop`` is left out of job scripts."""
+    """What a queue of a site means to its scheduler.
+
+    ``name`` goes after ``--partition`` or ``-q`` (None: nothing does); ``directives`` come after
+    those of the site; ``drop`` is what job scripts must not have.
+    """
 
     name: str | None
     directives: tuple[str, ...] = ()
