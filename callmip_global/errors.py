@@ -54,6 +54,10 @@ class CallmipError(Exception):
         )
         super().__init__("\n".join(str(p) for p in self.problems))
 
+    def __reduce__(self) -> tuple[type[CallmipError], tuple[object, ...]]:
+        # Pickled with the problems, not with their text: errors come back from other processes.
+        return type(self), (self.problems,)
+
 
 class UsageError(CallmipError):
     """Wrong use or invalid configuration; nothing was done (exit code 2)."""

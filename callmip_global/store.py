@@ -326,10 +326,16 @@ class StoreWriter:
         values: NDArray[Any],
         note: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write one whole region; ``values`` has the array's shape with time cut to the region.
+        """`fill` a region and `record` it."""
+        self.fill(group, name, region, values)
+        self.record(group, name, region, note)
 
-        ``note`` (JSON) goes into the ledger and comes back from ``note``, also after a resume.
-        ValueError for a region that ``regions`` does not list or values of another shape.
+    def fill(self, group: str, name: str, region: slice, values: NDArray[Any]) -> None:
+        """Write the data of one whole region, durably; the ledger does not know of it yet.
+
+        May be done on another node, and again: the shard is replaced by one rename.
+        ``values`` has the array's shape with time cut to the region. ValueError for a region that
+        ``regions`` does not list or values of another shape.
         """
         allowed = self.regions(group, name)
         if region not in allowed:
@@ -346,6 +352,16 @@ class StoreWriter:
         array[region if timed else ...] = values.astype(array.dtype, copy=False)
         shard = allowed.index(region)
         _fsync_tree(self._store / _path(group, name) / "c", shard if timed else None)
+
+    def record(
+        self, group: str, name: str, region: slice, note: Mapping[str, Any] | None = None
+    ) -> None:
+        """Enter a filled region into the ledger; only the process that publishes does so.
+
+        It reads what it wrote itself: on network file systems, files that another node has just
+        made may not show for a minute. ``note`` (JSON) comes back from ``note``, also after a
+        resume.
+        """
         write_json(
             self._entry(group, name, region),
             {"start": region.start, "stop": region.stop, "note": dict(note or {})},

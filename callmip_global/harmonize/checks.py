@@ -66,6 +66,13 @@ class NorthernSeasons:
             self.weight[season] += float((finite * area).sum())
             self.size += float((np.abs(held) * area).sum())
 
+    def merge(self, later: NorthernSeasons) -> None:
+        """Count what another one counted."""
+        for season in self.total:
+            self.total[season] += later.total[season]
+            self.weight[season] += later.weight[season]
+        self.size += later.size
+
     @property
     def reversed(self) -> bool:
         """Whether winter uptake clearly exceeds that of summer (by 10 % of the mean size)."""
@@ -105,6 +112,17 @@ class Summary:
         self.weight += float(finite.sum(axis=0).ravel() @ weights.ravel())
         if self.sample is None:
             self.sample = inside[:: max(1, inside.size // 20000)]
+
+    def merge(self, later: Summary) -> None:
+        """Count what another one counted of later blocks."""
+        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
+        self.count += later.count
+        self.outside += later.outside
+        self.infinite += later.infinite
+        self.weighted += later.weighted
+        self.weight += later.weight
+        self.sample = later.sample if self.sample is None else self.sample
+        self.seasons.merge(later.seasons)
 
     @property
     def mean(self) -> float:

@@ -6,6 +6,7 @@ them (``Timeline``); values are then read in blocks of time, in float64, on the 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,9 @@ DEFAULT_FILL = 9.969209968386869e36
 
 Array = NDArray[np.float64]
 Period = tuple[int, int]
+
+# The NetCDF library must not be called from two threads at a time.
+_LIBRARY = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -422,7 +426,7 @@ def _read_field(
     )
     try:
         # Not through xarray: its opening takes longer than the reading of a month.
-        with netCDF4.Dataset(file.path) as nc:
+        with _LIBRARY, netCDF4.Dataset(file.path) as nc:
             nc.set_auto_maskandscale(False)
             raw = np.asarray(nc.variables[name][index])
     except (OSError, RuntimeError) as error:

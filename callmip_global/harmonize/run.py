@@ -1,8 +1,8 @@
 """Native model output to the harmonized store on the native grid.
 
 Two passes: the headers of all files decide what every variable is made of (`plan_variables`); then
-the values are streamed, one region of the store (one shard of months) at a time, converted in
-float64, checked, and written in float32.
+the values are streamed, one region of the store (one shard of months) of one variable (or of those
+that are made of each other) at a time, converted in float64, checked, and written in float32.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from callmip_global.harmonize.native import (
     read_static,
 )
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource, substance_of
+from callmip_global.parallel import TaskMap, one_by_one, run_units
 from callmip_global.store import (
     FREQUENCIES,
     StoreName,
@@ -60,6 +61,9 @@ class RefusedVariablesError(DataError):
     def __init__(self, by_variable: Mapping[str, Sequence[Problem]]) -> None:
         self.by_variable = {name: tuple(found) for name, found in by_variable.items() if found}
         super().__init__(p for found in self.by_variable.values() for p in found)
+
+    def __reduce__(self) -> tuple[type[RefusedVariablesError], tuple[object, ...]]:
+        return type(self), (self.by_variable,)
 
 
 @dataclass
@@ -111,6 +115,7 @@ def harmonize_run(
     out: Path,
     variables: Sequence[str] | None = None,
     progress: Callable[[str, float], None] = lambda _text, _share: None,
+    task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """Write the harmonized store of one run on its native grid; return what was done.
 
@@ -122,6 +127,8 @@ def harmonize_run(
         their lengths, or what the model writes once a year
     variables : names wanted; None takes all the map has, and then the map must speak of every
         variable the protocol asks for
+    task_map : where the units run, each of them one region of one variable (or of several, where
+        one is derived from another)
 
     The report is JSON-able: ``variables`` by name (source, units, fixes, outcome, min, max, mean,
     files), ``absent``, ``files``, ``grid``, ``calendar``, ``years``, ``store``.
@@ -143,6 +150,7 @@ def harmonize_run(
         out=out,
         variables=variable_map.delivered if variables is None else variables,
         progress=progress,
+        task_map=task_map,
     )
 
 
@@ -157,13 +165,14 @@ def harmonize_files(
     out: Path,
     variables: Sequence[str],
     progress: Callable[[str, float], None] = lambda _text, _share: None,
+    task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """`harmonize_run` for files whose headers are read already and variables that are chosen."""
     progress("headers read", 0.0)
     plan = plan_variables(files, variable_map, variables, years, frequencies)
     said = sorted({f.synthetic for f in plan.inputs if f.synthetic})
     labelled = {"synthetic": "; ".join(said), **attributes} if said else attributes
-    report = _write(plan, variable_map, name, labelled, frequencies, out, progress)
+    report = _write(plan, variable_map, name, labelled, frequencies, out, progress, task_map)
     progress("store published", 1.0)
     return report
 
@@ -406,6 +415,7 @@ def _write(
     frequencies: Sequence[Frequency],
     out: Path,
     progress: Callable[[str, float], None],
+    task_map: TaskMap,
 ) -> dict[str, Any]:
     hashes = {str(f.path): file_hash(f.path) for f in plan.inputs}
     fraction = plan.land_fraction
@@ -433,13 +443,13 @@ def _write(
             for group in groups
         }
         writer = create_store(out, templates, fingerprint=fingerprint, attributes=root)
-        stream = _Stream(plan, writer, groups, fraction, progress)
-        problems = stream.run()
-        if plan.land_fraction is not None or not (stream.seen & (fraction == 0.0)).any():
+        work = _Work(plan, writer, tuple(groups), fraction)
+        seen, problems = _stream(work, progress, task_map)
+        if plan.land_fraction is not None or not (seen & (fraction == 0.0)).any():
             break
         # Values appear in cells that were empty in the first year: they are land too. The template
         # changes with the fraction, so the store starts over.
-        fraction = np.maximum(fraction, stream.seen)
+        fraction = np.maximum(fraction, seen)
     for variable_name, variable_plan in plan.plans.items():
         needed = set(variable_map.closure([variable_name]))
         if variable_name not in plan.delivered or needed & {n for n, p in problems.items() if p}:
@@ -456,76 +466,146 @@ def _write(
     return report
 
 
-class _Stream:
-    """Region by region through the groups of a store. ``seen``: cells that ever held a value."""
+@dataclass(frozen=True)
+class _Work:
+    """What the units of one call have in common."""
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        writer: StoreWriter,
-        groups: Sequence[Frequency],
-        fraction: Array,
-        progress: Callable[[str, float], None],
-    ) -> None:
-        self.plan, self.writer, self.groups = plan, writer, groups
-        self.fraction, self.progress = fraction, progress
-        self.seen = np.zeros(plan.grid.shape, dtype=bool)
-        self.problems: dict[str, list[Problem]] = {}
+    plan: RunPlan
+    writer: StoreWriter
+    groups: tuple[Frequency, ...]
+    fraction: Array
 
-    def run(self) -> dict[str, list[Problem]]:
-        """Write every region; returns the problems of variables that could not be made."""
-        regions = [
-            (group, region)
-            for group in self.groups
-            for region in self.writer.regions(group, _members(self.plan, group)[0])
-        ]
-        for done, (group, region) in enumerate(regions):
-            self.progress(f"{group} {region.start}:{region.stop}", done / len(regions))
-            if group == "mon":
-                self._months(region)
-            else:
-                self._years(region)
-        return self.problems
 
-    def _months(self, region: slice) -> None:
-        for name, values in self._made("mon", self.plan.axis("mon").part(region), region):
-            self._store("mon", name, region, values)
+@dataclass(frozen=True)
+class _Unit:
+    """One region of a group, of variables that are made of each other; ``done``: written before."""
 
-    def _years(self, region: slice) -> None:
-        """Annual values: what the model wrote as such, and the means of its months."""
-        annual: dict[str, list[NDArray[np.float32]]] = {}
-        for step in range(region.start, region.stop):
-            months = slice(12 * step, 12 * step + 12)
-            axis = self.plan.axis("mon").part(months)
-            counted = "mon" not in self.groups
-            for name, values in self._made("mon", axis, months, counted=counted):
-                mean = annual_mean(values, axis.lengths_days)[0]
-                annual.setdefault(name, []).append(mean.astype(np.float32))
-            year = slice(step, step + 1)
-            for name, values in self._made("yr", self.plan.axis("yr").part(year), year):
-                annual.setdefault(name, []).append(values[0].astype(np.float32))
-        for name, fields in annual.items():
-            # Fewer fields where a year could not be made, by itself or by what it derives from.
-            if len(fields) == region.stop - region.start:
-                self._store("yr", name, region, np.stack(fields))
+    group: Frequency
+    region: slice
+    names: tuple[str, ...]
+    done: frozenset[str]
 
-    def _made(
-        self, frequency: Frequency, axis: MonthAxis, steps: slice, *, counted: bool = True
-    ) -> Iterator[tuple[str, Array]]:
-        """(name, values) of every delivered variable of a native frequency that can be made."""
-        block = _Block(self.plan, axis, steps, self.fraction, counted=counted)
-        for name, plan in self.plan.plans.items():
-            if plan.frequency != frequency:
-                continue
-            values = block.make(name, self.problems)
-            if values is not None and name in self.plan.delivered:
-                self.seen |= np.isfinite(values).any(axis=0)
-                yield name, values
 
-    def _store(self, group: str, name: str, region: slice, values: NDArray[Any]) -> None:
-        if not self.writer.is_done(group, name, region):
-            stored = np.where(self.fraction > 0.0, values, np.nan).astype(np.float32)
-            self.writer.write(group, name, region, stored)
+@dataclass
+class _Made:
+    """What came of a unit. ``seen``: cells that ever held a value of a delivered variable."""
+
+    written: list[str]
+    seen: NDArray[np.bool_]
+    summaries: dict[str, Summary]
+    fixes: dict[str, dict[str, str]]
+    problems: dict[str, list[Problem]]
+
+
+def _stream(
+    work: _Work, progress: Callable[[str, float], None], task_map: TaskMap
+) -> tuple[NDArray[np.bool_], dict[str, list[Problem]]]:
+    """Write every region of every variable; summaries and fixes go into the plan.
+
+    Returns the cells that ever held a value, and the problems of variables that cannot be made.
+    """
+    units = [
+        _Unit(
+            group,
+            region,
+            names,
+            frozenset(n for n in members if work.writer.is_done(group, n, region)),
+        )
+        for group in work.groups
+        for names, members in _families(work.plan, group)
+        for region in work.writer.regions(group, members[0])
+    ]
+
+    def done(unit: _Unit, made: _Made, share: float) -> None:
+        for name in made.written:
+            work.writer.record(unit.group, name, unit.region)
+        said = f"{unit.group} {', '.join(unit.names)} {unit.region.start}:{unit.region.stop}"
+        progress(said, share)
+
+    seen = np.zeros(work.plan.grid.shape, dtype=bool)
+    problems: dict[str, list[Problem]] = {}
+    # In the order of the units, whatever the order they ran in: sums of the same numbers.
+    for made in run_units(task_map, _make, work, units, done):
+        seen |= made.seen
+        for name, found in made.problems.items():
+            problems.setdefault(name, found)
+        for name, summary in made.summaries.items():
+            work.plan.plans[name].summary.merge(summary)
+        for name, fixes in made.fixes.items():
+            work.plan.plans[name].fixes.update(fixes)
+    return seen, problems
+
+
+def _families(plan: RunPlan, group: Frequency) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Variables that are made of each other, in the order of the plans, and those of the group."""
+    family = {name: {name} for name in plan.plans}
+    for name, item in plan.plans.items():
+        for needed in item.entry.expression.names if item.entry.expression else ():
+            joined = family[name] | family[needed]
+            family.update(dict.fromkeys(joined, joined))
+    members = _members(plan, group)
+    found = {}
+    for name in members:
+        names = tuple(n for n in plan.plans if n in family[name])
+        found[names] = tuple(n for n in members if n in family[name])
+    return list(found.items())
+
+
+def _make(work: _Work, unit: _Unit) -> _Made:
+    """Make and write one region of the variables of a unit, as far as it is not written yet."""
+    mine = {n: replace(work.plan.plans[n], summary=Summary(), fixes={}) for n in unit.names}
+    plan = replace(work.plan, plans=mine)
+    made = _Made([], np.zeros(plan.grid.shape, dtype=bool), {}, {}, {})
+    fields = _months if unit.group == "mon" else _years
+    for name, values in fields(plan, work, unit.region, made):
+        if name not in unit.done:
+            stored = np.where(work.fraction > 0.0, values, np.nan).astype(np.float32)
+            work.writer.fill(unit.group, name, unit.region, stored)
+            made.written.append(name)
+    made.summaries = {name: item.summary for name, item in mine.items()}
+    made.fixes = {name: item.fixes for name, item in mine.items() if item.fixes}
+    return made
+
+
+def _months(
+    plan: RunPlan, work: _Work, region: slice, made: _Made
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    block = _Block(plan, plan.axis("mon").part(region), region, work.fraction)
+    yield from _values(block, "mon", made)
+
+
+def _years(
+    plan: RunPlan, work: _Work, region: slice, made: _Made
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Annual values: what the model wrote as such, and the means of its months."""
+    annual: dict[str, list[NDArray[np.float32]]] = {}
+    counted = "mon" not in work.groups
+    for step in range(region.start, region.stop):
+        months = slice(12 * step, 12 * step + 12)
+        axis = plan.axis("mon").part(months)
+        block = _Block(plan, axis, months, work.fraction, counted=counted)
+        for name, values in _values(block, "mon", made):
+            mean = annual_mean(values, axis.lengths_days)[0]
+            annual.setdefault(name, []).append(mean.astype(np.float32))
+        year = slice(step, step + 1)
+        block = _Block(plan, plan.axis("yr").part(year), year, work.fraction)
+        for name, values in _values(block, "yr", made):
+            annual.setdefault(name, []).append(values[0].astype(np.float32))
+    for name, fields in annual.items():
+        # Fewer fields where a year could not be made, by itself or by what it derives from.
+        if len(fields) == region.stop - region.start:
+            yield name, np.stack(fields)
+
+
+def _values(block: _Block, frequency: Frequency, made: _Made) -> Iterator[tuple[str, Array]]:
+    """(name, values) of every delivered variable of a native frequency that can be made."""
+    for name, item in block.plan.plans.items():
+        if item.frequency != frequency:
+            continue
+        values = block.make(name, made.problems)
+        if values is not None and name in block.plan.delivered:
+            made.seen |= np.isfinite(values).any(axis=0)
+            yield name, values
 
 
 class _Block:

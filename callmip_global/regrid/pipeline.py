@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +22,7 @@ from callmip_global import __version__
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import text_hash
 from callmip_global.grid import Grid
+from callmip_global.parallel import TaskMap, in_threads, run_units
 from callmip_global.regrid.apply import covered_fraction, integrals, masked_mean
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
 from callmip_global.regrid.weights import Weights, conservative_weights
@@ -53,7 +52,6 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-11}
 
 _BLOCK_BYTES = 64 * 1024**2
 _BLOCK_STEPS = 60
-_MAX_WORKERS = 8
 # Fractions nearer than this are the same but for rounding.
 _SAME = 1e-12
 
@@ -179,6 +177,7 @@ def regrid_store(
     out: Path,
     name: StoreName,
     progress: Progress = _silent,
+    task_map: TaskMap = in_threads,
 ) -> dict[str, Any]:
     """A native store on a standard grid, as the store ``out``: all groups, all variables.
 
@@ -188,6 +187,7 @@ def regrid_store(
     as ``valid_fraction_<name>``.
 
     Resumable: killed at any moment and called again it goes on, and the result is the same.
+    ``task_map``: where the units run, each of them one shard of one variable.
     Returns (and records in the store's ``provenance``) per frequency and variable the mean global
     integral before and after and its largest relative drift over time, relative to the integral
     of the absolute values. DataError when that is above 1e-6 (float32); then nothing is published.
@@ -210,7 +210,7 @@ def regrid_store(
         weights = conservative_weights(group.source.grid, grid, edge_model=group.source.edge_model)
         land = covered_fraction(weights, group.land)
         axis = (decode_months if frequency == "mon" else decode_years)(ds, str(native))
-        found = _fractions(weights, group)
+        found = _fractions(weights, group, task_map)
         by_land = {field.name for field in group.fields if field.weighting == "land fraction"}
         as_sftlf = _Fraction(("lat", "lon"), land)
         own = {
@@ -235,7 +235,7 @@ def regrid_store(
         "target": grid.digest,
     }
     writer = create_store(out, templates, fingerprint=identity, attributes=attributes)
-    report = _fill(writer, inputs, fractions, grid, progress)
+    report = _fill(_Work(writer, inputs, fractions, grid), progress, task_map)
     _check(str(native), report)
     first = inputs[info.frequencies[0]][1]
     provenance = {
@@ -258,11 +258,13 @@ def regrid_files(
     out: Path,
     frequency: str | None = None,
     progress: Progress = _silent,
+    task_map: TaskMap = in_threads,
 ) -> dict[str, Any]:
     """Any CF files or stores on a standard grid, as one flat store.
 
     Variables at the root under their own names, ``valid_fraction`` beside them; several files are
     joined along time. Types, attributes, time axis and further dimensions stay as they are.
+    ``task_map`` as for ``regrid_store``.
     Returns a report as ``regrid_store`` does (frequency ""), with what was left out.
     UsageError when ``out`` is something other than a store; otherwise the errors of
     ``open_inputs``.
@@ -275,7 +277,7 @@ def regrid_files(
         raise UsageError(Problem("--frequency", found=repr(frequency), wanted="mon or yr"))
     inputs = open_inputs(paths, frequency)  # type: ignore[arg-type]
     weights = conservative_weights(inputs.source.grid, grid, edge_model=inputs.source.edge_model)
-    found = _fractions(weights, inputs)
+    found = _fractions(weights, inputs, task_map)
     # Text coordinates have no settled form in Zarr v3.
     numbers = {k: v for k, v in inputs.passed_on.variables.items() if v.dtype.kind in "iuf"}
     coordinates = xr.Dataset(
@@ -300,7 +302,8 @@ def regrid_files(
         "target": grid.digest,
     }
     writer = create_store(out, {"": template}, fingerprint=identity)
-    report = _fill(writer, {"": (inputs, weights)}, {"": found}, grid, progress)
+    work = _Work(writer, {"": (inputs, weights)}, {"": found}, grid)
+    report = _fill(work, progress, task_map)
     _check(", ".join(str(path) for path in paths[:3]), report)
     provenance = {
         "regrid": {
@@ -329,10 +332,9 @@ def _file_identity(path: Path) -> str:
     return text_hash(f"{stat.st_size} {stat.st_mtime_ns}")
 
 
-def _fractions(weights: Weights, inputs: Inputs) -> dict[str, _Fraction]:
+def _fractions(weights: Weights, inputs: Inputs, task_map: TaskMap) -> dict[str, _Fraction]:
     """The covered fraction of every variable, static where its mask and weight never change."""
-    with ThreadPoolExecutor(_workers()) as pool:
-        masks = list(pool.map(_static_weight, inputs.fields))
+    masks = run_units(task_map, _static_weight, inputs, range(len(inputs.fields)))
     return {
         field.name: _Fraction(
             ("lat", "lon") if mask is not None else field.dims,
@@ -343,8 +345,9 @@ def _fractions(weights: Weights, inputs: Inputs) -> dict[str, _Fraction]:
     }
 
 
-def _static_weight(field: Field) -> Array | None:
-    """(nlat, nlon) weight of the valid cells, None as soon as it is seen to change."""
+def _static_weight(inputs: Inputs, position: int) -> Array | None:
+    """(nlat, nlon) weight of a field's valid cells, None as soon as it is seen to change."""
+    field = inputs.fields[position]
     if isinstance(field.weight, tuple):
         return None
     first: NDArray[np.bool_] | None = None
@@ -382,44 +385,48 @@ def _with_fractions(template: Template, fractions: Mapping[str, _Fraction]) -> T
     return Template(coordinates, arrays)
 
 
-def _workers() -> int:
-    return max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0))))
+@dataclass(frozen=True)
+class _Work:
+    """What the units of one call have in common. ``inputs`` and ``fractions`` are by group."""
+
+    writer: StoreWriter
+    inputs: Mapping[str, tuple[Inputs, Weights]]
+    fractions: Mapping[str, Mapping[str, _Fraction]]
+    grid: Grid
 
 
-def _fill(
-    writer: StoreWriter,
-    inputs: Mapping[str, tuple[Inputs, Weights]],
-    fractions: Mapping[str, Mapping[str, _Fraction]],
-    grid: Grid,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write every region that is not done yet; the conservation report of all of them.
+_Unit = tuple[str, int, slice]
+"""Group, position of the field, region: one shard."""
 
-    One thread per processor, each with one shard of one variable in memory.
-    """
-    tasks = [
-        (group, field, region)
-        for group, (given, _) in inputs.items()
-        for field in given.fields
+
+def _fill(work: _Work, progress: Progress, task_map: TaskMap) -> dict[str, Any]:
+    """Write every region that is not done yet; the conservation report of all of them."""
+    writer = work.writer
+    units = [
+        (group, position, region)
+        for group, (given, _) in work.inputs.items()
+        for position, field in enumerate(given.fields)
         for region in writer.regions(group, field.name)
     ]
+    fields = {group: given.fields for group, (given, _) in work.inputs.items()}
+    to_do = [u for u in units if not writer.is_done(u[0], fields[u[0]][u[1]].name, u[2])]
+    resumed = len(units) - len(to_do)
 
-    def run(task: tuple[str, Field, slice]) -> None:
-        group, field, region = task
-        if not writer.is_done(group, field.name, region):
-            given, weights = inputs[group]
-            fraction = fractions[group][field.name]
-            _fill_region(writer, group, field, region, given, weights, fraction, grid)
+    def done(unit: _Unit, note: Mapping[str, Any], share: float) -> None:
+        group, position, region = unit
+        name = fields[group][position].name
+        if not work.fractions[group][name].static:
+            writer.record(group, _fraction_array(writer, group, name), region)
+        writer.record(group, name, region, note)
+        progress(" ".join(filter(None, (group, name))), (resumed + share * len(to_do)) / len(units))
 
-    with ThreadPoolExecutor(_workers()) as pool:
-        for count, (task, _) in enumerate(zip(tasks, pool.map(run, tasks), strict=True), start=1):
-            progress(" ".join(filter(None, (task[0], task[1].name))), count / len(tasks))
+    run_units(task_map, _fill_region, work, to_do, done)
     return {
         group: {
-            field.name: _summary(writer, group, field, fractions[group][field.name])
+            field.name: _summary(writer, group, field, work.fractions[group][field.name])
             for field in given.fields
         }
-        for group, (given, _) in inputs.items()
+        for group, (given, _) in work.inputs.items()
     }
 
 
@@ -428,19 +435,17 @@ def _fraction_array(writer: StoreWriter, group: str, name: str) -> str:
     return own if own in writer.templates[group].arrays else "valid_fraction"
 
 
-def _fill_region(
-    writer: StoreWriter,
-    group: str,
-    field: Field,
-    region: slice,
-    given: Inputs,
-    weights: Weights,
-    fraction: _Fraction,
-    grid: Grid,
-) -> None:
-    """Regrid and write one shard, its fraction first, with its integrals noted in the ledger."""
-    weights.check(given.source.grid, grid)
-    source_area, target_area = given.source.grid.cell_area, grid.cell_area
+def _fill_region(work: _Work, unit: _Unit) -> dict[str, list[float]]:
+    """Regrid one region and fill its shard, and that of its fraction where that changes.
+
+    Returns the integrals per time step, which go into the ledger.
+    """
+    group, position, region = unit
+    writer, (given, weights) = work.writer, work.inputs[group]
+    field = given.fields[position]
+    fraction = work.fractions[group][field.name]
+    weights.check(given.source.grid, work.grid)
+    source_area, target_area = given.source.grid.cell_area, work.grid.cell_area
     shape = writer.templates[group].shape(field.name)
     length = region.stop - region.start
     shard = np.empty((length, *shape[1:]) if field.timed else shape, dtype=field.dtype)
@@ -473,9 +478,9 @@ def _fill_region(
         scale.extend(_per_step(absolute, field, block))
         after.extend(_per_step(integrals(result, covered, target_area)[0], field, block))
     if changing is not None:
-        writer.write(group, _fraction_array(writer, group, field.name), region, changing)
-    note = {"before": before, "after": after, "scale": scale}
-    writer.write(group, field.name, region, shard, note)
+        writer.fill(group, _fraction_array(writer, group, field.name), region, changing)
+    writer.fill(group, field.name, region, shard)
+    return {"before": before, "after": after, "scale": scale}
 
 
 def _per_step(sums: Array, field: Field, block: slice) -> list[float]:

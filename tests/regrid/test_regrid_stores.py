@@ -210,11 +210,11 @@ from pathlib import Path
 import callmip_global.store as store
 from callmip_global.grid import standard_grid
 from callmip_global.regrid import regrid_store
-write = store.StoreWriter.write
+record = store.StoreWriter.record
 def slow(self, *args, **kwargs):
-    write(self, *args, **kwargs)
+    record(self, *args, **kwargs)
     print("written", flush=True)
-store.StoreWriter.write = slow
+store.StoreWriter.record = slow
 name = store.StoreName.parse({out!r})
 regrid_store(Path({native!r}), grid=standard_grid("2deg"), out=Path({out!r}), name=name)
 """

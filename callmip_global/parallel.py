@@ -1,0 +1,75 @@
+"""How the independent units of an engine are run: one by one, in threads, or on other nodes.
+
+An engine says what one unit is; where the units run is the caller's choice (`TaskMap`). Whatever
+that is, the result is the same to the byte: units share no state, and the engine puts what they
+return together in the order of the items.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MAX_THREADS = 8
+
+
+class TaskMap(Protocol):
+    """Runs ``function(shared, item)`` for every item.
+
+    Yields (position of the item, result) in the order in which they finish. ``function`` can be
+    imported by its name, ``shared`` and the items can be pickled; ``shared`` may be large, for it
+    goes to each process once. A unit may run more than once (its worker died), so it must do no
+    harm when it does: what it writes is whole or not there, and always the same. The first
+    exception ends the map and is raised here.
+    """
+
+    def __call__(
+        self, function: Callable[[S, T], R], shared: S, items: Sequence[T]
+    ) -> Iterator[tuple[int, R]]: ...
+
+
+def one_by_one(
+    function: Callable[[S, T], R], shared: S, items: Sequence[T]
+) -> Iterator[tuple[int, R]]:
+    """One unit after the other, in this thread: least memory."""
+    for position, item in enumerate(items):
+        yield position, function(shared, item)
+
+
+def in_threads(
+    function: Callable[[S, T], R], shared: S, items: Sequence[T]
+) -> Iterator[tuple[int, R]]:
+    """As many units at a time as this process has processors (at most 8)."""
+    threads = max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0))))
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(function, shared, item): i for i, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def run_units(
+    task_map: TaskMap,
+    function: Callable[[S, T], R],
+    shared: S,
+    items: Sequence[T],
+    each: Callable[[T, R, float], None] = lambda item, result, share: None,
+) -> list[R]:
+    """The results in the order of the items; ``each`` sees them as they come, with the share done.
+
+    ``each`` runs in the caller's thread, so it may keep the one ledger of what is done.
+    """
+    results: dict[int, R] = {}
+    for position, result in task_map(function, shared, items):
+        results[position] = result
+        each(items[position], result, len(results) / len(items))
+    return [results[position] for position in range(len(items))]
