@@ -6,8 +6,10 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -30,11 +32,13 @@ from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, pr
 from callmip_global.benchmark.tables import Score, number_text, write_scores
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import file_hash, write_json
+from callmip_global.parallel import TaskMap, one_by_one, run_units
 from callmip_global.store import grid_variables
 from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, float], None]
+_Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 
 CHANGE = "Posterior-Prior"
 ALL_MODELS = "all models"
@@ -51,12 +55,14 @@ def run_benchmark(
     frequencies: Sequence[str] = FREQUENCIES,
     regions: Sequence[str] = tuple(REGIONS),
     progress: Progress = lambda text, share: None,
+    task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """Score runs against products with the scheme ``collier2018`` and write what was found.
 
     ``stores``: stores of harmonized runs, or NetCDF files with the protocol's names. ``regridder``:
     brings a dataset (time, lat, lon, with bounds; ``sftlf`` where known) to a grid, conserving
     area means (``regrid.regrid_dataset``); product and runs meet on the coarsest of their grids.
+    ``task_map``: where the units run, each of them one product at one frequency with all runs.
 
     Writes ``out/scores.csv``, ``out/maps/*.nc``, ``out/benchmark.json`` (all that ``write_report``
     needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. A product
@@ -74,61 +80,33 @@ def run_benchmark(
     runs = read_runs(stores)
     maps = out / "maps"
     maps.mkdir(parents=True, exist_ok=True)
-    for old in maps.glob("*.nc"):
+    for old in [*maps.glob("*.nc"), *maps.glob(".*.tmp")]:
         old.unlink()
-    has = {(id(run), f): run.variables(f) for run in runs for f in FREQUENCIES}
+    has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
+    work = _Work(tuple(runs), has, chosen, regridder, maps)
+    units = [
+        (product, frequency)
+        for product in products
+        for frequency in (("fx",) if product.static else frequencies)
+    ]
+
+    def done(unit: tuple[Product, str], found: _Found, share: float) -> None:
+        progress(f"{unit[0].variable}: {unit[0].name}, {unit[1]}", share)
+
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    for number, product in enumerate(products):
-        progress(f"{product.variable}: {product.name}", number / len(products))
-        try:
-            reference = product_series(product)
-        except CallmipError as error:
-            problems += error.problems
-            continue
-        short: list[Problem] = []
-        before = len(entries)
-        for frequency in ("fx",) if product.static else frequencies:
-            with_it = [
-                (run, series)
-                for run in runs
-                if (series := _run_series(run, product.variable, frequency, has)) is not None
-            ]
-            seen = _reference_series(reference, frequency)
-            if not with_it or seen is None:
-                what = "no run has it" if not with_it else "the product is annual"
-                notes.append(
-                    f"product {product.name}: {product.variable} not compared at "
-                    f"{frequency}, {what}."
-                )
-                continue
-            try:
-                comparison, found = compare(
-                    product,
-                    seen,
-                    with_it,
-                    frequency=frequency,
-                    regions=chosen,
-                    regridder=regridder,
-                )
-            except TooShortError as error:
-                short += error.problems
-                continue
-            except CallmipError as error:
-                problems += [p for p in error.problems if p not in problems]
-                continue
-            finally:
-                for series in (seen, *(series for _, series in with_it)):
-                    series.close()
-            problems += [p for p in found if p not in problems]
-            notes += comparison.notes
-            files = _write_maps(maps, comparison)
-            own = list(_rows(comparison))
-            rows += own
-            entries.append(_entry(comparison, files, own, runs))
-        if len(entries) > before:
+    results = run_units(task_map, _compared, work, units, done)
+    for product in products:
+        own = [r for (of, _), r in zip(units, results, strict=True) if of is product]
+        for found in own:
+            rows += found.rows
+            entries += found.entries
+            problems += [p for p in found.problems if p not in problems]
+            notes += found.notes
+        short = [p for found in own for p in found.short]
+        if any(found.entries for found in own):
             # Two years make a monthly comparison and no annual one: that is no fault.
             notes += [str(problem) for problem in short]
         else:
@@ -141,15 +119,82 @@ def run_benchmark(
     return summary
 
 
-def _run_series(
-    run: Run, variable: str, frequency: str, has: Mapping[tuple[int, str], set[str]]
-) -> Series | None:
+@dataclass(frozen=True)
+class _Work:
+    """What the units of one call have in common. ``has``: variables by run and frequency."""
+
+    runs: tuple[Run, ...]
+    has: _Has
+    regions: Sequence[Region]
+    regridder: Regridder
+    maps: Path
+
+
+@dataclass
+class _Found:
+    """What came of a product at a frequency. ``short``: too few steps, perhaps no fault."""
+
+    rows: list[Score] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    short: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
+    """Compare one product at one frequency with all runs that have it, and write the maps."""
+    product, frequency = unit
+    found = _Found()
+    try:
+        reference = product_series(product)
+    except CallmipError as error:
+        found.problems += error.problems
+        return found
+    with_it = [
+        (run, series)
+        for run in work.runs
+        if (series := _run_series(run, product.variable, frequency, work.has)) is not None
+    ]
+    seen = _reference_series(reference, frequency)
+    if not with_it or seen is None:
+        what = "no run has it" if not with_it else "the product is annual"
+        found.notes.append(
+            f"product {product.name}: {product.variable} not compared at {frequency}, {what}."
+        )
+        return found
+    try:
+        comparison, problems = compare(
+            product,
+            seen,
+            with_it,
+            frequency=frequency,
+            regions=work.regions,
+            regridder=work.regridder,
+        )
+    except TooShortError as error:
+        found.short += error.problems
+        return found
+    except CallmipError as error:
+        found.problems += error.problems
+        return found
+    finally:
+        for series in (seen, *(series for _, series in with_it)):
+            series.close()
+    found.problems += problems
+    found.notes += comparison.notes
+    files = _write_maps(work.maps, comparison)
+    found.rows += _rows(comparison)
+    found.entries.append(_entry(comparison, files, found.rows, work.runs))
+    return found
+
+
+def _run_series(run: Run, variable: str, frequency: str, has: _Has) -> Series | None:
     """The run's variable at a frequency: its own, or annual means of its months; None without."""
     if frequency == "fx":
-        frequency = "mon" if variable in has[id(run), "mon"] else "yr"
-    if variable in has[id(run), frequency]:
+        frequency = "mon" if variable in has[run.identity, "mon"] else "yr"
+    if variable in has[run.identity, frequency]:
         return run.series(variable, frequency)
-    if frequency == "yr" and variable in has[id(run), "mon"]:
+    if frequency == "yr" and variable in has[run.identity, "mon"]:
         return AnnualSeries(run.series(variable, "mon"))
     return None
 
@@ -430,7 +475,7 @@ def _write_map_file(
         name: {"zlib": True, "complevel": 4, "_FillValue": np.float32(np.nan)} for name in fields
     }
     encoding |= {str(name): {"_FillValue": None} for name in ds.coords}
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     ds.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
     temporary.replace(path)
 
