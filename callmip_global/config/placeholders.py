@@ -26,6 +26,7 @@ RUN_NAMES: Mapping[str, str] = {
     "tile": "number of the tile, from 1 (runs with tiles)",
     "tiles": "how many tiles there are (runs with tiles)",
     "phase": "name of the phase",
+    "step": "name of the inner step (phases that have some)",
     "cycle": "number of the cycle within the phase, from 1",
     "first_year": "first model year of the segment",
     "last_year": "last model year of the segment",
@@ -40,6 +41,8 @@ RUN_NAMES: Mapping[str, str] = {
     "write_output": "true in segments that hold delivered years",
     "parameters": "absolute path of the parameter file",
     "inputs": "paths of run.inputs: {inputs.NAME}",
+    "executables": "paths of run.executables: {executables.NAME}",
+    "options": "values of run.options, the phase's over them: {options.NAME}",
     "python": "the Python interpreter that runs callmip-global",
     "calendar": "run.calendar",
 }
@@ -128,6 +131,7 @@ def sample_context(**values: Any) -> dict[str, Any]:
         "tile": 1,
         "tiles": 1,
         "phase": "historical",
+        "step": None,
         "cycle": 1,
         "first_year": 2001,
         "last_year": 2010,
@@ -142,6 +146,8 @@ def sample_context(**values: Any) -> dict[str, Any]:
         "write_output": True,
         "parameters": "/parameters",
         "inputs": {},
+        "executables": {},
+        "options": {},
         "python": "python3",
         "calendar": "noleap",
     }
@@ -244,6 +250,7 @@ _WITHOUT = {
     "tile": "Set run.tiles, or leave {tile} out.",
     "tiles": "Set run.tiles, or leave {tiles} out.",
     "scenario": "Give the stage a scenario, or leave {scenario} out.",
+    "step": "Only phases with inner steps have it.",
     "luc": "Say luc in every phase.",
     "ndep": "Say ndep in every phase.",
 }

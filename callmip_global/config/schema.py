@@ -33,6 +33,9 @@ ResourceKind: TypeAlias = Literal[
     "run", "merge", "harmonize", "regrid", "benchmark", "report", "export", "default"
 ]
 Forcing: TypeAlias = Literal["climate", "co2", "luc", "ndep"]
+FailureClass: TypeAlias = Literal[
+    "submit", "node", "walltime", "memory", "model", "input", "restart", "upstream", "internal"
+]
 Frequency: TypeAlias = Literal["mon", "yr"]
 GridName: TypeAlias = Literal["0.5deg", "1deg", "2deg"]
 Calendar: TypeAlias = Literal[
@@ -42,6 +45,9 @@ Calendar: TypeAlias = Literal[
 STAGES: tuple[StageName, ...] = get_args(StageName)
 STEP_KINDS: tuple[StepKind, ...] = get_args(StepKind)
 FORCINGS: tuple[Forcing, ...] = get_args(Forcing)
+FAILURE_CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
+LATEST = "latest"
+"""Source of a restart file: the segment before that left it last."""
 
 
 class Strictly(BaseModel):
@@ -133,6 +139,36 @@ def _relative(value: str) -> str:
     return value
 
 
+def _option(value: Any) -> Any:
+    if isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError("text, a number, true or false")
+
+
+def _restart_sources(value: Any) -> Any:
+    """A list of names means: each as it was left last."""
+    if isinstance(value, list | tuple):
+        if len(set(map(str, value))) != len(value):
+            raise ValueError("each restart file once")
+        return dict.fromkeys(value, LATEST)
+    if isinstance(value, dict):
+        return value
+    raise ValueError(f"a list of restart files, or {{file: phase it is taken from | {LATEST}}}")
+
+
+def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("each restart file once")
+    return value
+
+
+def _growth(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 1 <= value <= 100:
+        raise ValueError("a factor of 1 or more: how much more each retry asks for")
+    return float(value)
+
+
 Text: TypeAlias = Annotated[str, Strict()]
 FilledText: TypeAlias = Annotated[str, Strict(), Field(min_length=1)]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
@@ -148,6 +184,13 @@ ModelName: TypeAlias = Annotated[str, Strict(), AfterValidator(_dashed)]
 VersionName: TypeAlias = Annotated[str, Strict(), AfterValidator(_dotted)]
 SimulationName: TypeAlias = Annotated[str, Strict(), AfterValidator(_dashed)]
 PhaseName: TypeAlias = Annotated[str, Strict(), AfterValidator(_underscored)]
+Factor: TypeAlias = Annotated[float, PlainValidator(_growth)]
+Files: TypeAlias = dict[RelativePath, FilledText]
+Options: TypeAlias = dict[PhaseName, Annotated[Any, PlainValidator(_option)]]
+RestartNames: TypeAlias = Annotated[tuple[RelativePath, ...], AfterValidator(_unique)]
+RestartSources: TypeAlias = Annotated[
+    dict[RelativePath, PhaseName], BeforeValidator(_restart_sources)
+]
 
 
 class ModelInfo(Strictly):
@@ -230,13 +273,45 @@ class PhaseForcing:
         return self.climate != "actual" and "yearly" not in (self.co2, self.luc, self.ndep)
 
 
-class Phase(Strictly):
+class Overlay(Strictly):
+    """What a phase, or an inner step of one, does differently from ``run``.
+
+    ``files`` and ``options`` are laid over those of ``run`` one by one; ``command`` replaces it.
+    ``restart_in``: the restart files read, each as an earlier segment left it last, or as the last
+    segment of a named phase left it (default: every name of ``run.restart`` that was left so far);
+    an empty list is a start from zero. ``restart_out``: those left (default: ``run.restart``). A
+    name may be a pattern: all files that match, at least one.
+    """
+
+    files: Files = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
+    command: FilledText | None = None
+    restart_in: RestartSources | None = None
+    restart_out: RestartNames | None = None
+
+
+class InnerStep(Overlay):
+    """One of several model runs that make up each cycle of a phase, such as CABLE-POP's a and b.
+
+    ``cycles``: only in the first so many cycles of the phase. ``years`` and ``climate`` are the
+    phase's unless they are given.
+    """
+
+    name: PhaseName = Field(description="a name for the inner step, e.g. a")
+    cycles: Count | None = None
+    years: YearRange | None = None
+    climate: ClimateMode | None = None
+
+
+class Phase(Overlay):
     """One part of the run: spin-up, transient, historical ...
 
     One cycle is one pass over ``years``. Where ``years`` is a single year and the climate is
     recycled, one cycle is one pass over the recycled period with the model year label kept.
     ``segment_years`` cuts a pass into jobs of at most so many years (None: one job per cycle).
-    ``luc`` and ``ndep`` may be left out where the recipe does not use ``{luc}`` and ``{ndep}``.
+    ``steps`` are run one after the other in every cycle. ``simulations`` (None: all) are those that
+    have this phase. ``luc`` and ``ndep`` may be left out where the recipe does not use ``{luc}``
+    and ``{ndep}``.
     """
 
     name: PhaseName = Field(description="a name for the phase, e.g. spinup")
@@ -249,6 +324,21 @@ class Phase(Strictly):
     luc: YearOrYearly | None = None
     ndep: YearOrYearly | None = None
     segment_years: Count | None = None
+    simulations: Annotated[tuple[SimulationName, ...], Field(min_length=1)] | None = None
+    steps: tuple[InnerStep, ...] = ()
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_differ(cls, value: tuple[InnerStep, ...]) -> tuple[InnerStep, ...]:
+        names = [step.name for step in value]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"inner steps with different names | {', '.join(twice)}: used twice.")
+        return value
+
+    def is_in(self, simulation: str) -> bool:
+        """Whether a simulation has this phase."""
+        return self.simulations is None or simulation in self.simulations
 
     @property
     def n_years(self) -> int:
@@ -261,8 +351,31 @@ class Phase(Strictly):
     @property
     def n_segments(self) -> int:
         """Jobs that all cycles of the phase are cut into."""
-        first, last = self.years
-        return self.cycles * -(-(last - first + 1) // (self.segment_years or last - first + 1))
+        total = 0
+        for part in self.parts():
+            first, last = part.years
+            length = part.segment_years or last - first + 1
+            total += part.cycles * -(-(last - first + 1) // length)
+        return total
+
+    def parts(self) -> tuple[Phase, ...]:
+        """The phase itself, or each of its inner steps as a phase of its own, with all overlays."""
+        return tuple(self._part(step) for step in self.steps) or (self,)
+
+    def _part(self, step: InnerStep) -> Phase:
+        own = {
+            "name": f"{self.name}-{step.name}",
+            "years": step.years or self.years,
+            "climate": step.climate or self.climate,
+            "cycles": min(step.cycles or self.cycles, self.cycles),
+            "files": {**self.files, **step.files},
+            "options": {**self.options, **step.options},
+            "command": step.command or self.command,
+            "restart_in": self.restart_in if step.restart_in is None else step.restart_in,
+            "restart_out": self.restart_out if step.restart_out is None else step.restart_out,
+            "steps": (),
+        }
+        return self.model_copy(update=own)
 
 
 def phase_forcing(phase: Phase, simulation: Simulation, fixed: FixedForcing) -> PhaseForcing:
@@ -302,19 +415,31 @@ class Tiles(Strictly):
         return value
 
 
+class DiskUse(Strictly):
+    """Sizes that only the group knows, for estimates: of one task's restart set and of one model
+    year of its delivered output."""
+
+    restart_bytes: MemoryBytes = Field(alias="restart", description='a size, e.g. "1GB"')
+    year_bytes: MemoryBytes = Field(alias="year", description='a size, e.g. "500MB"')
+
+
 class Run(Strictly):
     """How the model is run: environment, files, command, restart set, outputs, phases.
 
     A task works in its own folder: restart files of the segment before are in ``restart_in/``, the
     command leaves ``restart_out/<name>`` for each name of ``restart``, and the outputs where
-    ``outputs`` says. ``files`` maps a target in that folder to a jinja2 template.
+    ``outputs`` says. ``files`` maps a target in that folder to a jinja2 template. ``executables``
+    are files whose contents belong to the result, as the model's binary does; ``options`` are for
+    templates and commands.
     """
 
     environment: Text = ""
-    files: dict[RelativePath, FilledText] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     inputs: dict[PhaseName, FilledText] = Field(default_factory=dict)
+    executables: dict[PhaseName, FilledText] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     command: FilledText = Field(description='the shell command, e.g. "srun ./model namelist.txt"')
-    restart: tuple[RelativePath, ...] = ()
+    restart: RestartNames = ()
     outputs: dict[Frequency, RelativePath] = Field(
         min_length=1, description='{mon: "out/{variable}_{year}.nc"}'
     )
@@ -322,6 +447,7 @@ class Run(Strictly):
     tiles: Tiles | None = None
     calendar: Calendar = "noleap"
     fixed: FixedOverride = FixedOverride()
+    disk: DiskUse | None = None
 
     @field_validator("phases")
     @classmethod
@@ -332,20 +458,14 @@ class Run(Strictly):
             raise ValueError(f"phases with different names | {', '.join(twice)}: used twice.")
         return value
 
-    @field_validator("restart")
-    @classmethod
-    def _files_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each restart file once")
-        return value
-
 
 class Resources(Strictly):
     """What one task of a step asks of the scheduler.
 
     ``tasks`` are processes (MPI ranks) of the whole job, ``cpus`` the cores of each process,
     ``memory_bytes`` is per node. ``directives`` are extra options as they would follow ``#SBATCH``
-    or ``#PBS``.
+    or ``#PBS``. ``pack``: up to so many tasks of the step share one job, side by side; all else is
+    then that of the job.
     """
 
     nodes: Count = 1
@@ -360,6 +480,7 @@ class Resources(Strictly):
     queue: FilledText | None = None
     account: FilledText | None = None
     directives: tuple[FilledText, ...] = ()
+    pack: Count = 1
 
     @model_validator(mode="after")
     def _tasks_fill_nodes(self) -> Resources:
@@ -381,6 +502,15 @@ class Output(Strictly):
         if len(set(value)) != len(value):
             raise ValueError("each frequency once")
         return value
+
+
+class Retry(Strictly):
+    """What `resume` may do about one class of failure: ``times`` tries beyond the first, each
+    asking ``walltime`` and ``memory`` times what the one before asked (up to the queue's limit)."""
+
+    times: Annotated[int, Strict(), Field(ge=0)] = Field(description="a number of retries")
+    walltime: Factor = 1.0
+    memory: Factor = 1.0
 
 
 class BenchmarkConfig(Strictly):
@@ -406,6 +536,7 @@ class Experiment(Strictly):
     resources: dict[ResourceKind, Resources]
     output: Output = Field(description="{grid, frequencies, years}")
     benchmark: BenchmarkConfig | None = None
+    retry: dict[FailureClass, Retry] = Field(default_factory=dict)
 
     @property
     def delivered_years(self) -> tuple[int, int]:

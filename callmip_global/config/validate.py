@@ -11,8 +11,9 @@ import glob
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from callmip_global.config.placeholders import (
     sample_context,
     template_names,
 )
+from callmip_global.config.plan import Link, Segment, chain
 from callmip_global.config.schema import (
+    Overlay,
     Phase,
     PhaseForcing,
     Recycle,
+    Run,
     Simulation,
     StageName,
     StepKind,
@@ -152,11 +156,15 @@ def _at(loaded: LoadedExperiment, key: KeyPath, error: CallmipError) -> Iterator
 
 
 def _runs(loaded: LoadedExperiment) -> Iterator[tuple[Simulation, Phase, PhaseForcing]]:
-    """Each phase of each simulation with its forcing."""
-    experiment = loaded.experiment
-    for simulation in experiment.simulations:
-        for phase in experiment.run.phases:
-            yield simulation, phase, phase_forcing(phase, simulation, loaded.fixed_forcing)
+    """Each phase of each simulation, inner steps as phases of their own, with its forcing."""
+    for simulation in loaded.experiment.simulations:
+        for phase in _phases_of(loaded, simulation):
+            for part in phase.parts():
+                yield simulation, part, phase_forcing(part, simulation, loaded.fixed_forcing)
+
+
+def _phases_of(loaded: LoadedExperiment, simulation: Simulation) -> list[Phase]:
+    return [phase for phase in loaded.experiment.run.phases if phase.is_in(simulation.name)]
 
 
 def _stages(loaded: LoadedExperiment) -> Iterator[Problem]:
@@ -222,16 +230,44 @@ def _parameter_files(loaded: LoadedExperiment, name: StageName) -> Iterator[Prob
 def _phases(loaded: LoadedExperiment) -> Iterator[Problem]:
     """Years without gaps, restarts handed on, delivered years run exactly once."""
     run = loaded.experiment.run
-    steady = {
-        phase.name: all(f.steady for _, p, f in _runs(loaded) if p is phase) for phase in run.phases
-    }
-    for number, (before, after) in enumerate(
-        zip(run.phases, run.phases[1:], strict=False), start=1
-    ):
-        due = before.years[1] + 1
-        # Model years of a spin-up are labels, so the phase after it may start anywhere before.
-        if after.years[0] == due or (after.years[0] < due and steady[before.name]):
+    names = [simulation.name for simulation in loaded.experiment.simulations]
+    for number, phase in enumerate(run.phases):
+        for unknown in sorted(set(phase.simulations or ()).difference(names)):
+            key: KeyPath = ("run", "phases", number, "simulations")
+            yield _problem(loaded, key, repr(unknown), f"one of: {', '.join(names)}")
+    for simulation in loaded.experiment.simulations:
+        phases = _phases_of(loaded, simulation)
+        if run.phases[-1] not in phases:
+            key = ("run", "phases", len(run.phases) - 1, "simulations")
+            remedy = "Its last years are what is delivered."
+            yield _problem(loaded, key, f"no {simulation.name}", "all simulations", remedy)
             continue
+        yield from _consecutive(loaded, simulation, phases)
+        yield from _restarts(loaded, simulation)
+        first, last = loaded.experiment.delivered_years
+        covered = _years_run_once(phases)
+        if covered is None or first < covered:
+            found = f"{loaded.experiment.output.years} ({first}-{last})"
+            wanted = (
+                f"years that one phase after the other runs once: {covered}-{last}"
+                if covered is not None
+                else f"a last phase with cycles: 1, not {run.phases[-1].cycles}"
+            )
+            yield _problem(loaded, ("output", "years"), found, wanted)
+
+
+def _consecutive(
+    loaded: LoadedExperiment, simulation: Simulation, phases: Sequence[Phase]
+) -> Iterator[Problem]:
+    for before, after in pairwise(phases):
+        due = before.years[1] + 1
+        steady = all(
+            phase_forcing(part, simulation, loaded.fixed_forcing).steady for part in before.parts()
+        )
+        # Model years of a spin-up are labels, so the phase after it may start anywhere before.
+        if after.years[0] == due or (after.years[0] < due and steady):
+            continue
+        number = loaded.experiment.run.phases.index(after)
         yield _problem(
             loaded,
             ("run", "phases", number, "years"),
@@ -239,26 +275,46 @@ def _phases(loaded: LoadedExperiment) -> Iterator[Problem]:
             f"{due}, the next year",
             "Only after a spin-up (recycled climate, nothing yearly) may years go back.",
         )
-    n_segments = sum(phase.n_segments for phase in run.phases)
-    if n_segments > 1 and not run.restart:
+
+
+def _restarts(loaded: LoadedExperiment, simulation: Simulation) -> Iterator[Problem]:
+    """Whatever a segment reads was left by one before it; only said so does one start from zero."""
+    run = loaded.experiment.run
+    links = chain(run, simulation.name)
+    silent = [
+        link for link in links[1:] if not link.restart_in and link.segment.part.restart_in is None
+    ]
+    if silent:
         yield _problem(
             loaded,
             ("run", "restart"),
-            f"nothing, but {n_segments} segments that follow each other",
+            f"nothing, but {len(links)} segments that follow each other",
             "the names of the restart files, e.g. [rsFile.nc]",
             "The command leaves each in restart_out/ and finds those of the segment before in"
             " restart_in/.",
         )
-    first, last = loaded.experiment.delivered_years
-    covered = _years_run_once(run.phases)
-    if covered is None or first < covered:
-        found = f"{loaded.experiment.output.years} ({first}-{last})"
-        wanted = (
-            f"years that one phase after the other runs once: {covered}-{last}"
-            if covered is not None
-            else f"a last phase with cycles: 1, not {run.phases[-1].cycles}"
-        )
-        yield _problem(loaded, ("output", "years"), found, wanted)
+    told = set()
+    for link in links:
+        segment = link.segment
+        number = [phase.name for phase in run.phases].index(segment.phase)
+        key: KeyPath = ("run", "phases", number)
+        if segment.inner is not None:
+            inner = [step.name for step in run.phases[number].steps].index(segment.inner)
+            if run.phases[number].steps[inner].restart_in is not None:
+                key = (*key, "steps", inner)
+        for name, source in link.missing:
+            if (key, name) in told:
+                continue
+            told.add((key, name))
+            known = sorted({text for other in links for text in other.restart_out})
+            phases = [phase.name for phase in run.phases]
+            if source != "latest" and source not in phases:
+                found, wanted = repr(source), f"latest or one of: {', '.join(phases)}"
+            else:
+                place = "no segment before" if source == "latest" else f"no earlier {source}"
+                found = f"{name}, which {place} leaves in {simulation.name}"
+                wanted = f"one of the files that are left: {', '.join(known)}"
+            yield _problem(loaded, (*key, "restart_in"), found, wanted)
 
 
 def _years_run_once(phases: Sequence[Phase]) -> int | None:
@@ -272,56 +328,106 @@ def _years_run_once(phases: Sequence[Phase]) -> int | None:
     return first
 
 
-def _contexts(loaded: LoadedExperiment) -> Iterator[dict[str, Any]]:
-    """The names of run tasks with values as they will be, for each kind of task once."""
+@dataclass(frozen=True)
+class _Use:
+    """One kind of run task: values of its placeholders, and the texts they go into with the keys
+    these come from: the command, and for each target its template."""
+
+    context: Mapping[str, Any]
+    command: tuple[KeyPath, str]
+    files: Mapping[str, tuple[KeyPath, str]]
+
+
+def _uses(loaded: LoadedExperiment) -> Iterator[_Use]:
+    """Each kind of run task once, with values as they will be."""
     experiment = loaded.experiment
-    tiles = experiment.run.tiles
-    inputs = {name: str(loaded.resolve(text)) for name, text in experiment.run.inputs.items()}
-    for simulation, phase, forcing in _runs(loaded):
-        climate = forcing.climate
-        recycled = isinstance(climate, Recycle)
-        years = climate.recycle if isinstance(climate, Recycle) else phase.years
-        for name, stage in experiment.stages.items():
-            yield sample_context(
-                model=experiment.model.name,
-                version=experiment.model.version,
-                simulation=simulation.name,
-                stage=name,
-                scenario=stage.scenario,
-                member=stage.member_numbers[0],
-                tile=None if tiles is None else 1,
-                tiles=None if tiles is None else tiles.count,
-                phase=phase.name,
-                first_year=phase.years[0],
-                last_year=phase.years[1],
-                n_years=phase.n_years,
-                climate="recycle" if recycled else "actual",
-                climate_first_year=years[0],
-                climate_last_year=years[1],
-                co2=forcing.co2,
-                luc=forcing.luc,
-                ndep=forcing.ndep,
-                first_segment=phase is experiment.run.phases[0],
-                write_output=phase.years[1] >= experiment.delivered_years[0],
-                inputs=inputs,
-                calendar=experiment.run.calendar,
-            )
+    run, tiles = experiment.run, experiment.run.tiles
+    inputs = {name: str(loaded.resolve(text)) for name, text in run.inputs.items()}
+    executables = {name: str(loaded.resolve(text)) for name, text in run.executables.items()}
+    for simulation in experiment.simulations:
+        for link in _first_links(loaded, simulation):
+            segment, part = link.segment, link.segment.part
+            forcing = phase_forcing(part, simulation, loaded.fixed_forcing)
+            climate = forcing.climate
+            recycled = isinstance(climate, Recycle)
+            years = climate.recycle if isinstance(climate, Recycle) else part.years
+            command, files = _texts(loaded, segment)
+            for name, stage in experiment.stages.items():
+                context = sample_context(
+                    model=experiment.model.name,
+                    version=experiment.model.version,
+                    simulation=simulation.name,
+                    stage=name,
+                    scenario=stage.scenario,
+                    member=stage.member_numbers[0],
+                    tile=None if tiles is None else 1,
+                    tiles=None if tiles is None else tiles.count,
+                    phase=segment.phase,
+                    step=segment.inner,
+                    first_year=part.years[0],
+                    last_year=part.years[1],
+                    n_years=part.n_years,
+                    climate="recycle" if recycled else "actual",
+                    climate_first_year=years[0],
+                    climate_last_year=years[1],
+                    co2=forcing.co2,
+                    luc=forcing.luc,
+                    ndep=forcing.ndep,
+                    first_segment=not link.restart_in,
+                    write_output=part.years[1] >= experiment.delivered_years[0],
+                    inputs=inputs,
+                    executables=executables,
+                    options={**run.options, **part.options},
+                    calendar=run.calendar,
+                )
+                yield _Use(context, command, files)
+
+
+def _first_links(loaded: LoadedExperiment, simulation: Simulation) -> list[Link]:
+    """The first segment of each phase and inner step of a simulation."""
+    found: dict[tuple[str, str | None], Link] = {}
+    for link in chain(loaded.experiment.run, simulation.name):
+        found.setdefault((link.segment.phase, link.segment.inner), link)
+    return list(found.values())
+
+
+def _texts(
+    loaded: LoadedExperiment, segment: Segment
+) -> tuple[tuple[KeyPath, str], dict[str, tuple[KeyPath, str]]]:
+    """Command and templates of a segment, each with the key of the overlay that says it."""
+    run = loaded.experiment.run
+    number = [phase.name for phase in run.phases].index(segment.phase)
+    phase = run.phases[number]
+    layers: list[tuple[KeyPath, Run | Overlay]] = [
+        (("run",), run), (("run", "phases", number), phase),
+    ]  # fmt: skip
+    for i, step in enumerate(phase.steps):
+        if step.name == segment.inner:
+            layers.append((("run", "phases", number, "steps", i), step))
+    command: tuple[KeyPath, str] = (("run", "command"), run.command)
+    files: dict[str, tuple[KeyPath, str]] = {}
+    for key, layer in layers:
+        if layer.command is not None:
+            command = ((*key, "command"), layer.command)
+        files.update({t: ((*key, "files", t), text) for t, text in layer.files.items()})
+    return command, files
 
 
 def _placeholders(loaded: LoadedExperiment) -> Iterator[Problem]:
     """Every placeholder of the command, targets, outputs and merge is known and has a value."""
     run = loaded.experiment.run
-    per_task: list[tuple[KeyPath, str]] = [(("run", "command"), run.command)]
-    per_task += [(("run", "files", target), target) for target in run.files]
-    for context in _contexts(loaded):
-        for key, text in per_task:
-            yield from _expanded(loaded, key, text, context)
+    for use in _uses(loaded):
+        yield from _expanded(loaded, *use.command, use.context)
+        for target, (key, _) in use.files.items():
+            yield from _expanded(loaded, key, target, use.context)
     outputs = {**dict.fromkeys(OUTPUT_NAMES, "x"), "year": 2001, "first_year": 1, "last_year": 2}
     for frequency, text in run.outputs.items():
         yield from _expanded(loaded, ("run", "outputs", frequency), text, outputs)
     if run.tiles is not None:
-        for context in _contexts(loaded):
-            merge: dict[str, Any] = {name: context[name] for name in MERGE_NAMES if name in context}
+        for use in _uses(loaded):
+            merge: dict[str, Any] = {
+                name: use.context[name] for name in MERGE_NAMES if name in use.context
+            }
             merge |= {"inputs": ["a", "b"], "output": "c"}
             yield from _expanded(loaded, ("run", "tiles", "merge"), run.tiles.merge, merge)
     yield from _distinctions(loaded)
@@ -339,50 +445,69 @@ def _expanded(
 def _distinctions(loaded: LoadedExperiment) -> Iterator[Problem]:
     """Tasks that differ must tell the model so: else all tiles, or prior and posterior, are one."""
     run = loaded.experiment.run
-    used = set(placeholder_names(run.command))
-    for target, template in run.files.items():
-        used |= placeholder_names(target)
-        path = loaded.resolve(template)
-        if not path.is_file():
+    n_sets = sum(len(stage.member_numbers) for stage in loaded.experiment.stages.values())
+    remedy = "Use it in run.command or in a template of run.files."
+    for use in _uses(loaded):
+        used = _names_used(loaded, use)
+        if used is None:
             # Reported already, and it may be the one that makes the difference.
             return
+        if run.tiles is not None and run.tiles.count > 1 and "tile" not in used:
+            yield _problem(
+                loaded,
+                ("run", "tiles"),
+                f"{run.tiles.count} tiles, but no command or template that uses {{tile}}",
+                "a run that knows which tile it is",
+                remedy,
+            )
+        if n_sets > 1 and not used & {"parameters", "stage", "member"}:
+            yield _problem(
+                loaded,
+                use.command[0],
+                f"{n_sets} parameter files, but no command or template that uses {{parameters}}",
+                "runs that differ in their parameters",
+                remedy,
+            )
+
+
+def _names_used(loaded: LoadedExperiment, use: _Use) -> set[str] | None:
+    """Placeholders of command, targets and templates; None where a template is not there."""
+    used = set(placeholder_names(use.command[1]))
+    for target, (_, template) in use.files.items():
+        path = loaded.resolve(template)
+        if not path.is_file():
+            return None
+        used |= placeholder_names(target)
         used |= template_names(path.read_text(encoding="utf-8", errors="replace"))
-    remedy = "Use it in run.command or in a template of run.files."
-    if run.tiles is not None and run.tiles.count > 1 and "tile" not in used:
-        yield _problem(
-            loaded,
-            ("run", "tiles"),
-            f"{run.tiles.count} tiles, but no command or template that uses {{tile}}",
-            "a run that knows which tile it is",
-            remedy,
-        )
-    n_sets = sum(len(stage.member_numbers) for stage in loaded.experiment.stages.values())
-    if n_sets > 1 and not used & {"parameters", "stage", "member"}:
-        yield _problem(
-            loaded,
-            ("run", "command"),
-            f"{n_sets} parameter files, but no command or template that uses {{parameters}}",
-            "runs that differ in their parameters",
-            remedy,
-        )
+    return used
 
 
 def _files(loaded: LoadedExperiment) -> Iterator[Problem]:
-    """Templates of run.files exist and render for every kind of task."""
-    for target, template in loaded.experiment.run.files.items():
-        key: KeyPath = ("run", "files", target)
-        path = loaded.resolve(template)
+    """Templates exist and render for every kind of task; executables exist."""
+    for name, text in loaded.experiment.run.executables.items():
+        path = loaded.resolve(text)
         if not path.is_file():
-            yield _problem(loaded, key, f"no file {path}", "a jinja2 template")
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            yield _problem(loaded, key, f"text that is not UTF-8 in {path}", "a jinja2 template")
-            continue
-        for context in _contexts(loaded):
+            key: KeyPath = ("run", "executables", name)
+            yield _problem(loaded, key, f"no file {path}", "the file that is run")
+    texts: dict[Path, str | None] = {}
+    for use in _uses(loaded):
+        for key, template in use.files.values():
+            path = loaded.resolve(template)
+            if path not in texts:
+                texts[path] = None
+                if not path.is_file():
+                    yield _problem(loaded, key, f"no file {path}", "a jinja2 template")
+                    continue
+                try:
+                    texts[path] = path.read_text(encoding="utf-8")
+                except UnicodeDecodeError:
+                    found = f"text that is not UTF-8 in {path}"
+                    yield _problem(loaded, key, found, "a jinja2 template")
+            content = texts[path]
+            if content is None:
+                continue
             try:
-                render_template(text, context, where=str(path))
+                render_template(content, use.context, where=str(path))
             except UsageError as error:
                 yield from error.problems
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from callmip_global.jobs.scheduler import (
     Answer,
+    Dependency,
     JobRecord,
     JobSpec,
     SchedulerFacts,
@@ -30,6 +31,7 @@ class Local:
         job_id_variable="CALLMIP_JOB_ID",
         largest_array=100000,
         elementwise=True,
+        element_ids=True,
     )
 
     def __init__(self, queue_dir: Path, slots: int) -> None:
@@ -67,8 +69,8 @@ class Local:
         for line in answer.stdout.splitlines():
             job_id, index, token, state, reason = line.split("|", 4)
             detail = f"{state} ({reason})" if reason else state
-            number = int(index) if index else None
-            records.append(JobRecord(job_id, number, token, slurm_state(state), detail))
+            indices = (int(index),) if index else None
+            records.append(JobRecord(job_id, indices, token, slurm_state(state), detail))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
@@ -76,3 +78,13 @@ class Local:
 
     def element_id(self, job_id: str, index: int) -> str:
         return f"{job_id}_{index}"
+
+    def resource_arguments(self, job: JobSpec) -> tuple[str, ...]:
+        """The local queue limits neither time nor memory."""
+        return ()
+
+    def repair_command(
+        self, job_ids: Sequence[str], depends: Sequence[Dependency]
+    ) -> list[str] | None:
+        """The local queue cancels a job whose dependency failed, so nothing is left to repair."""
+        return None

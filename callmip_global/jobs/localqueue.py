@@ -121,7 +121,7 @@ def _dependency_state(element: Element, elements: list[Element]) -> str:
     for part in filter(None, element.job["dependency"].split(",")):
         word, *ids = part.split(":")
         for job_id in ids:
-            upstream = [e for e in elements if e.job["id"] == job_id]
+            upstream = [e for e in elements if job_id in (e.job["id"], e.path.stem)]
             if word == "aftercorr":
                 upstream = [e for e in upstream if e.index == element.index]
             states = {e.state for e in upstream}

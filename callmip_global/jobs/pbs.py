@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from callmip_global.jobs.scheduler import (
     Answer,
+    Dependency,
     JobRecord,
     JobSpec,
     JobState,
@@ -87,23 +88,9 @@ class Pbs:
                 f"{log!r}: PBS takes no spaces, quotes, commas or colons in the path of -o;"
                 " choose another run directory"
             )
-        values = {
-            "nodes": job.nodes,
-            "tasks": job.tasks,
-            "cpus": job.cpus,
-            "tasks_per_node": -(-job.tasks // job.nodes),
-            "cpus_per_node": -(-job.tasks // job.nodes) * job.cpus,
-            "cpus_total": job.tasks * job.cpus,
-            "memory_mb": memory_mib(job.memory_bytes),
-            "memory_total_mb": memory_mib(job.memory_bytes) * job.nodes,
-        }
-        template = job.resource_line or (
-            "select={nodes}:ncpus={cpus_per_node}:mpiprocs={tasks_per_node}:mem={memory_mb}mb"
-        )
         lines = [
             "-j oe",
-            f"-l {one_line(template.format(**values), 'resource_line')}",
-            f"-l walltime={walltime_text(job.walltime_s)}",
+            *(f"-l {text}" for text in self._size(job)),
             # Old servers and some sites refuse names over 15 characters; the token finds the job.
             f"-N {one_line(job.name, 'job name')[-15:].lstrip('-._0123456789') or 'callmip'}",
             f"-o {log}/",
@@ -118,6 +105,33 @@ class Pbs:
             lines.append("-V")
         return sorted(lines) + [one_line(d, "directive") for d in job.directives]
 
+    def _size(self, job: JobSpec) -> list[str]:
+        """What -l asks for."""
+        values = {
+            "nodes": job.nodes,
+            "tasks": job.tasks,
+            "cpus": job.cpus,
+            "tasks_per_node": -(-job.tasks // job.nodes),
+            "cpus_per_node": -(-job.tasks // job.nodes) * job.cpus,
+            "cpus_total": job.tasks * job.cpus,
+            "memory_mb": memory_mib(job.memory_bytes),
+            "memory_total_mb": memory_mib(job.memory_bytes) * job.nodes,
+        }
+        template = job.resource_line or (
+            "select={nodes}:ncpus={cpus_per_node}:mpiprocs={tasks_per_node}:mem={memory_mb}mb"
+        )
+        text = one_line(template.format(**values), "resource_line")
+        return [text, f"walltime={walltime_text(job.walltime_s)}"]
+
+    def resource_arguments(self, job: JobSpec) -> tuple[str, ...]:
+        return tuple(word for text in self._size(job) for word in ("-l", text))
+
+    def repair_command(
+        self, job_ids: Sequence[str], depends: Sequence[Dependency]
+    ) -> list[str] | None:
+        """PBS deletes a job whose dependency failed: there is nothing left to repair."""
+        return None
+
     def submit_command(self, submission: Submission) -> list[str]:
         single = "" if submission.is_array else str(submission.indices[0])
         variables = [
@@ -127,6 +141,7 @@ class Pbs:
         ]
         # PBS starts jobs with umask 077, whoever submits: nobody else could read the results.
         command = ["qsub", "-v", ",".join(variables), "-W", f"umask={_umask():04o}"]
+        command += submission.resources
         if submission.is_array:
             first, last = submission.array_indices[0], submission.array_indices[-1]
             if submission.array_indices != tuple(range(first, last + 1)):
@@ -163,9 +178,9 @@ class Pbs:
             array = element is not None
             base = f"{number}{'[]' if array else ''}{server or ''}"
             # An array itself has no index; its elements follow in the same list.
-            index = int(element) if element else None
+            indices = (int(element),) if element else None
             state = fields.get("job_state", "?")
-            records.append(JobRecord(base, index, _token(fields), _state(state, fields), state))
+            records.append(JobRecord(base, indices, _token(fields), _state(state, fields), state))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:

@@ -71,9 +71,11 @@ class Dependency:
 class Submission:
     """One call of sbatch/qsub: which elements of a job script, under which token, after which jobs.
 
-    ``indices``: 1-based rows of tasks.tsv. One index is a plain job, never an array of one (PBS
-    refuses ``-J 1-1``). ``offset`` is added to the array index by the job, so that a step with
-    more tasks than the site's largest array is split without indices out of range.
+    ``indices``: 1-based rows of tasks.tsv (or packs of rows). One index is a plain job, never an
+    array of one (PBS refuses ``-J 1-1``). ``offset`` is added to the array index by the job, so
+    that a step with more tasks than the site's largest array is split without indices out of
+    range. ``resources`` are arguments that ask for other resources than the script's directives:
+    see `Scheduler.resource_arguments`.
     """
 
     script: Path
@@ -82,6 +84,7 @@ class Submission:
     indices: tuple[int, ...]
     offset: int = 0
     depends: tuple[Dependency, ...] = ()
+    resources: tuple[str, ...] = ()
 
     @property
     def is_array(self) -> bool:
@@ -94,13 +97,19 @@ class Submission:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One line of the queue: a job or one array element, with the token it was submitted under."""
+    """One line of the queue, with the token it was submitted under: a job, or those elements of an
+    array (their ``indices``) that are alike."""
 
     job_id: str
-    index: int | None
+    indices: Sequence[int] | None
     token: str
     state: JobState
     detail: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many jobs or elements the record stands for."""
+        return 1 if self.indices is None else len(self.indices)
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,12 @@ class SchedulerFacts:
     """Whether one array can wait element by element for another (Slurm's aftercorr)."""
     one_range: bool = False
     """Whether the indices of an array have to be one range without gaps."""
+    element_ids: bool = False
+    """Whether a job can wait for one element of an array."""
     deletes_dependents: bool = False
     """Whether a job is accepted, then deleted, when what it depends on has ended already."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the commands need in their environment."""
     queue_full: tuple[str, ...] = ()
     """Texts that mean: refused because of a limit, nothing was submitted, try again later."""
     no_answer: tuple[str, ...] = ()
@@ -165,6 +178,16 @@ class Scheduler(Protocol):
     def element_id(self, job_id: str, index: int) -> str:
         """What one element of an array is called."""
 
+    def resource_arguments(self, job: JobSpec) -> tuple[str, ...]:
+        """Arguments of the submit command that ask for the walltime and memory of ``job``,
+        whatever the directives of the script say."""
+
+    def repair_command(
+        self, job_ids: Sequence[str], depends: Sequence[Dependency]
+    ) -> list[str] | None:
+        """Argument list that lets pending jobs or elements wait for other jobs; None where the
+        scheduler has no such thing, or has removed them by then."""
+
 
 def consecutive(indices: Sequence[int]) -> Iterator[list[int]]:
     """Ascending indices cut where one is missing: 1 2 3 7 gives [1, 2, 3] and [7]."""
@@ -185,14 +208,16 @@ def index_ranges(indices: Sequence[int]) -> str:
     )
 
 
-def expand_ranges(text: str) -> list[int]:
+def expand_ranges(text: str) -> Sequence[int]:
     """Indices of ``3-5,9%2`` (Slurm) or ``1-9:2`` (PBS); the throttle after ``%`` is ignored."""
-    indices: list[int] = []
-    for part in text.split("%")[0].split(","):
-        span, _, step = part.strip().partition(":")
-        first, _, last = span.partition("-")
-        indices.extend(range(int(first), int(last or first) + 1, int(step or 1)))
-    return indices
+    parts = [_range(part) for part in text.split("%")[0].split(",")]
+    return parts[0] if len(parts) == 1 else tuple(i for part in parts for i in part)
+
+
+def _range(text: str) -> range:
+    span, _, step = text.strip().partition(":")
+    first, _, last = span.partition("-")
+    return range(int(first), int(last or first) + 1, int(step or 1))
 
 
 def one_line(text: str, what: str) -> str:

@@ -49,6 +49,9 @@ class Slurm:
         job_id_variable="SLURM_JOB_ID",
         largest_array=1000,
         elementwise=True,
+        element_ids=True,
+        # squeue would cut the list of an array's indices after 64 characters.
+        environment={"SLURM_BITSTR_LEN": "0"},
         queue_full=(
             "QOSMaxSubmit",
             "AssocMaxSubmit",
@@ -79,23 +82,38 @@ class Slurm:
             flag("cpus-per-task", job.cpus),
             flag("export", "ALL" if job.export_environment else "NONE"),
             flag("job-name", job.name),
-            # Without it a dependent of a failed job stays pending for ever.
-            flag("kill-on-invalid-dep", "yes"),
-            flag("mem", f"{memory_mib(job.memory_bytes)}M"),
+            # A dependent of a failed job stays, keeps its place in the queue, and gets another job
+            # to wait for when that is tried again: see `repair_command`.
+            flag("kill-on-invalid-dep", "no"),
+            *self._size(job),
             flag("nodes", job.nodes),
             flag("ntasks", job.tasks),
             flag("open-mode", "append"),
             flag("output", _log(job.log_dir, "%j")),
             # A requeued job finds its half-done attempt and starts a new one, so this is safe.
             "--requeue",
-            flag("time", walltime_text(job.walltime_s)),
         ]
         if job.queue:
             lines.append(flag("partition", job.queue))
         if job.account:
             lines.append(flag("account", job.account))
-        kept = [line for line in lines if line[2:].partition("=")[0] not in job.drop]
-        return sorted(kept) + [one_line(d, "directive") for d in job.directives]
+        return sorted(_kept(lines, job)) + [one_line(d, "directive") for d in job.directives]
+
+    def _size(self, job: JobSpec) -> list[str]:
+        lines = [
+            flag("mem", f"{memory_mib(job.memory_bytes)}M"),
+            flag("time", walltime_text(job.walltime_s)),
+        ]
+        return _kept(lines, job)
+
+    def resource_arguments(self, job: JobSpec) -> tuple[str, ...]:
+        return tuple(self._size(job))
+
+    def repair_command(
+        self, job_ids: Sequence[str], depends: Sequence[Dependency]
+    ) -> list[str] | None:
+        text = dependency_text(depends)
+        return ["scontrol", "update", f"JobId={','.join(job_ids)}", f"Dependency={text}"]
 
     def submit_command(self, submission: Submission) -> list[str]:
         command = [
@@ -104,6 +122,7 @@ class Slurm:
             # sbatch would honour #PBS lines of a script that has both.
             "--ignore-pbs",
             f"--comment={submission.token}",
+            *submission.resources,
         ]
         if submission.is_array:
             command.append(f"--array={index_ranges(submission.array_indices)}")
@@ -121,9 +140,10 @@ class Slurm:
         return match.group(1) if match else None
 
     def list_command(self) -> list[str]:
-        # Not squeue --json: its fields change by version. -r: one line per array element.
+        # Not squeue --json: its fields change by version. Pending elements of an array are one
+        # line.
         user = str(os.getuid())
-        return ["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%k|%T|%r"]
+        return ["squeue", "-h", "-t", "all", "-u", user, "-o", "%i|%k|%T|%r"]
 
     def parse_list(self, answer: Answer) -> list[JobRecord] | None:
         """Any failure is no answer: code 1 means unreachable controller and more alike."""
@@ -137,11 +157,11 @@ class Slurm:
             text_id, token, state, reason = parts
             base, _, element = text_id.partition("_")
             detail = state if reason in ("None", "") else f"{state} ({reason})"
-            indices: list[int | None] = [None]
-            if element:
-                indices = [*expand_ranges(element.strip("[]"))]
-            for i in indices:
-                records.append(JobRecord(base, i, token, slurm_state(state), detail))
+            try:
+                indices = expand_ranges(element.strip("[]")) if element else None
+            except ValueError:  # cut short: what is not said must not be guessed
+                return None
+            records.append(JobRecord(base, indices, token, slurm_state(state), detail))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
@@ -149,6 +169,11 @@ class Slurm:
 
     def element_id(self, job_id: str, index: int) -> str:
         return f"{job_id}_{index}"
+
+
+def _kept(lines: Sequence[str], job: JobSpec) -> list[str]:
+    """Without the options the site does not take, as ``--mem`` where memory comes with the node."""
+    return [line for line in lines if line[2:].partition("=")[0] not in job.drop]
 
 
 def _log(folder: Path, name: str) -> str:

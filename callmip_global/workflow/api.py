@@ -64,11 +64,13 @@ def submit(
     overrides: Sequence[str] = (),
     only: str | None = None,
     retry_failed: bool = False,
+    beyond_budget: bool = False,
     say: Say = print,
 ) -> tuple[RunDir, SubmitResult]:
     """Write the run directory and submit what is neither done nor alive.
 
-    ``only``: name or kind of the one step to submit. ``retry_failed``: also what failed.
+    ``only``: name or kind of the one step to submit. ``retry_failed``: also what failed, as far as
+    the retry rules allow; ``beyond_budget``: further.
     Raises UsageError (nothing submitted) or SchedulerError.
     """
     plan, text = plan_experiment(experiment, overrides)
@@ -78,11 +80,14 @@ def submit(
     run = RunDir((run_dir or default_run_dir(experiment)).resolve())
     with run.lock():
         write_run_dir(run, plan, text)
-        submitter = Submitter(run, plan, client_of(run, plan), say)
+        client = client_of(run, plan)
+        submitter = Submitter(run, plan, client, say, beyond_budget=beyond_budget)
         return run, submitter.submit(retry_failed=retry_failed, only=only)
 
 
-def resume(run_dir: Path, *, say: Say = print) -> tuple[RunDir, SubmitResult]:
+def resume(
+    run_dir: Path, *, beyond_budget: bool = False, say: Say = print
+) -> tuple[RunDir, SubmitResult]:
     """Plan again with the experiment as it is now, and submit what is missing, failed tasks too."""
     old = RunDir(run_dir.resolve()).plan()
     return submit(
@@ -90,6 +95,7 @@ def resume(run_dir: Path, *, say: Say = print) -> tuple[RunDir, SubmitResult]:
         run_dir,
         overrides=old.settings["overrides"],
         retry_failed=True,
+        beyond_budget=beyond_budget,
         say=say,
     )
 
@@ -148,7 +154,7 @@ def cancel(run_dir: Path, *, say: Say = print) -> int:
             job_id = intent.job_id or queue.job_id(intent.token)
             if job_id is None:
                 continue
-            if any(queue.is_live(intent, row) for row in intent.rows):
+            if queue.has_live(intent):
                 jobs.append((intent.token, job_id))
         # The journal first: a job that starts between the two finds that it is not wanted.
         for token, job_id in jobs:

@@ -66,7 +66,7 @@ class Client:
         """Submit once. A reply that does not tell is UNKNOWN: the caller looks the token up."""
         facts = self.scheduler.facts
         try:
-            answer = _run(self.scheduler.submit_command(submission))
+            answer = self.run(self.scheduler.submit_command(submission))
         except subprocess.TimeoutExpired:
             return Reply(Outcome.UNKNOWN, message=f"no reply within {_TIMEOUT_S:.0f} s")
         text = " ".join((answer.stderr or answer.stdout).split())
@@ -86,7 +86,7 @@ class Client:
         """This user's jobs that the scheduler knows; SchedulerError without a sure answer."""
         command = self.scheduler.list_command()
         try:
-            answer = _run(command)
+            answer = self.run(command)
         except subprocess.TimeoutExpired:
             answer = Answer(124, "", f"no reply within {_TIMEOUT_S:.0f} s")
         if answer.code == _NOT_FOUND:
@@ -106,33 +106,35 @@ class Client:
 
     def cancel(self, job_ids: Sequence[str]) -> str:
         """Cancel jobs; returns what the scheduler complained of ("" if nothing)."""
-        if not job_ids:
-            return ""
+        return self.change(self.scheduler.cancel_command(job_ids)) if job_ids else ""
+
+    def change(self, command: Sequence[str]) -> str:
+        """Run a command that changes jobs; returns what the scheduler complained of."""
         try:
-            answer = _run(self.scheduler.cancel_command(job_ids))
+            answer = self.run(command)
         except subprocess.TimeoutExpired:
             return f"no reply within {_TIMEOUT_S:.0f} s"
         return "" if answer.code == 0 else " ".join(answer.stderr.split())
 
-
-def _run(command: Sequence[str]) -> Answer:
-    # A job may submit jobs. Where the environment travels with them (qsub -V), the token of the
-    # job that submits would take the place of their own.
-    environment = {n: v for n, v in os.environ.items() if n not in _OF_ONE_JOB}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise _no_such_command(command[0], "no such command on this machine") from None
-    return Answer(done.returncode, done.stdout, done.stderr)
+    def run(self, command: Sequence[str]) -> Answer:
+        """Run a command of the scheduler. subprocess.TimeoutExpired where it does not answer."""
+        # A job may submit jobs. Where the environment travels with them (qsub -V), the token of the
+        # job that submits would take the place of their own.
+        inherited = {n: v for n, v in os.environ.items() if n not in _OF_ONE_JOB}
+        try:
+            done = subprocess.run(
+                command,
+                env={**inherited, **self.scheduler.facts.environment},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise _no_such_command(command[0], "no such command on this machine") from None
+        return Answer(done.returncode, done.stdout, done.stderr)
 
 
 def _no_such_command(command: str, found: str) -> SchedulerError:

@@ -3,49 +3,63 @@
 One JSON object a line, each durable (fsync) before anything follows from it. Events:
 
 ========== ======================================================================================
-intent     about to submit: token, step, tasks and rows, jobs waited for, tokens replaced
+intent     about to submit: token, step, rows of its table of tasks, jobs waited for, and more
 submitted  the scheduler accepted the token under this job id
 adopted    the reply was lost, but the job was found in the queue by its token
 seen       the reply was lost and the job has left the queue, but its attempt was found by token
 lost       no trace of the token: it never reached the scheduler, or found no room or dependency
 rejected   the scheduler refused; nothing was submitted
 cancelled  the user (or a repair by `resume`) cancelled the job
+repaired   some rows wait for other jobs now, because what they waited for had failed
 ========== ======================================================================================
 
 The latest intent for a task is also a lease: a job with an older token leaves the task alone.
+An intent names the table of tasks that its rows are of by its digest; every table that a job was
+submitted from is kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from callmip_global.files import fsync_folder
+from callmip_global.jobs.scheduler import expand_ranges, index_ranges
 
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass
 class Intent:
-    """One submission as the journal tells it; ``outcome`` is the last event, ``intent`` if open."""
+    """One submission as the journal tells it; ``outcome`` is the last event, ``intent`` if open.
+
+    ``rows`` (from 1) of ``table``; ``pack`` rows share one element of the job; ``offset`` is what
+    the job adds to its array index. ``retry`` is the class of failure it tries again after;
+    ``walltime_s`` and ``memory_bytes`` are None where the job script says them.
+    """
 
     token: str
     step: str
-    tasks: tuple[str, ...]
-    keys: tuple[str, ...]
+    table: str
     rows: tuple[int, ...]
+    pack: int
     offset: int
     depends: tuple[str, ...]
     replaces: tuple[str, ...]
+    retry: str
+    walltime_s: int | None
+    memory_bytes: int | None
     time: str
     job_id: str | None = None
     outcome: str = "intent"
     message: str = ""
+    repaired: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -57,13 +71,27 @@ class Intent:
         then = datetime.strptime(self.time, _TIME_FORMAT).replace(tzinfo=UTC)
         return (datetime.now(UTC) - then).total_seconds()
 
-    def key_of(self, task: str) -> str:
-        """Key that a task of this submission had when it was submitted."""
-        return self.keys[self.tasks.index(task)]
+    @cached_property
+    def units(self) -> tuple[int, ...]:
+        """Numbers (from 1) of the packs of rows that the elements of the job stand for."""
+        return tuple(dict.fromkeys(unit_of(row, self.pack) for row in self.rows))
+
+    @cached_property
+    def row_set(self) -> frozenset[int]:
+        return frozenset(self.rows)
 
     def array_index(self, row: int) -> int | None:
-        """Array index of a row of tasks.tsv in this job; None for a job that is no array."""
-        return row - self.offset if len(self.rows) > 1 else None
+        """Array index of a row in this job; None for a job that is no array."""
+        return unit_of(row, self.pack) - self.offset if len(self.units) > 1 else None
+
+    def depends_of(self, row: int) -> tuple[str, ...]:
+        """The jobs that a row waits for."""
+        return self.repaired.get(row, self.depends)
+
+
+def unit_of(row: int, pack: int) -> int:
+    """Number (from 1) of the pack that a row (from 1) is in."""
+    return (row - 1) // pack + 1
 
 
 class Journal:
@@ -73,7 +101,9 @@ class Journal:
         self.path = path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Write one event and wait until it is on disk."""
+        """Write one event and wait until it is on disk; ``rows`` are written as ranges."""
+        if "rows" in fields:
+            fields["rows"] = index_ranges(fields["rows"])
         line = json.dumps({"event": event, "time": now(), **fields}, sort_keys=True) + "\n"
         existed = self.path.exists()
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -110,34 +140,27 @@ class Journal:
                 found[token] = Intent(
                     token,
                     event["step"],
-                    tuple(event["tasks"]),
-                    tuple(event["keys"]),
-                    tuple(event["rows"]),
+                    event["table"],
+                    tuple(expand_ranges(event["rows"])),
+                    event["pack"],
                     event["offset"],
                     tuple(event["depends"]),
                     tuple(event["replaces"]),
+                    event["retry"],
+                    event["walltime_s"],
+                    event["memory_bytes"],
                     event["time"],
                 )
-            elif token in found:
+            elif token not in found:
+                continue
+            elif event["event"] == "repaired":
+                waits = tuple(event["depends"])
+                found[token].repaired.update(dict.fromkeys(expand_ranges(event["rows"]), waits))
+            else:
                 found[token].outcome = event["event"]
                 found[token].job_id = event.get("job_id", found[token].job_id)
                 found[token].message = event.get("message", "")
         return found
-
-    def latest(self) -> dict[str, Intent]:
-        """`latest_intents` of this journal."""
-        return latest_intents(self.intents())
-
-
-def latest_intents(intents: Mapping[str, Intent]) -> dict[str, Intent]:
-    """The latest intent that was not lost, for each ``step/task``."""
-    by_task: dict[str, Intent] = {}
-    for intent in intents.values():
-        if intent.outcome == "lost":
-            continue
-        for task in intent.tasks:
-            by_task[f"{intent.step}/{task}"] = intent
-    return by_task
 
 
 def now() -> str:

@@ -6,12 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from callmip_global.config.placeholders import expand, render_template
-from callmip_global.config.plan import Plan, Step, Task
+from callmip_global.config.plan import Plan, Step, Task, run_context
 from callmip_global.files import file_hash, write_atomic
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
 from callmip_global.workflow.verify import verify_file
@@ -27,22 +28,29 @@ def run_segment(
     Restart files of the segment before are copied, never linked: a model that overwrites its
     restart in place must not spoil the segment before. Raises TaskFailedError.
     """
-    settings = plan.settings
-    context = {**task.context, "python": sys.executable}
-    _check_parameters(plan, Path(context["parameters"]))
-    _render_files(settings["files"], context, attempt)
-    _copy_restarts(settings["restart"], attempt, upstream)
+    settings, recipe = plan.settings, step.recipe
+    context = {**run_context(plan, step, task), "python": sys.executable}
+    for path in (context["parameters"], *settings["executables"].values()):
+        _check_unchanged(plan, Path(path))
+    templates = settings["templates"]
+    _render_files(
+        {target: (source, templates[source]) for target, source in recipe["files"].items()},
+        context,
+        attempt,
+    )
+    sources = recipe["simulations"][task.simulation]["restart_in"]
+    _copy_restarts(sources, attempt, upstream)
     (attempt / "restart_out").mkdir()
     for pattern in step.outputs:
         (attempt / pattern).parent.mkdir(parents=True, exist_ok=True)
-    command = expand(settings["command"], context, quote=True)
+    command = expand(recipe["command"], context, quote=True)
     _run_command(settings["environment"], command, attempt)
-    restarts = {
-        name: _describe(attempt, attempt / "restart_out" / name, "restart")
-        for name in settings["restart"]
-    }
-    for name in restarts:
-        verify_file(attempt / "restart_out" / name, "restart")
+    restarts = {}
+    for pattern in recipe["restart_out"]:
+        for path in _matches(attempt / "restart_out", pattern, "restart"):
+            name = str(path.relative_to(attempt / "restart_out"))
+            restarts[name] = _describe(attempt, path, "restart")
+            verify_file(path, "restart")
     return {"outputs": _outputs(step, attempt), "restarts": restarts}
 
 
@@ -95,8 +103,8 @@ def _files_by_name(run_path: Path, upstream: Markers) -> dict[str, list[Path]]:
     return found
 
 
-def _check_parameters(plan: Plan, path: Path) -> None:
-    """The parameter file must be what it was at submission, or the key would lie."""
+def _check_unchanged(plan: Plan, path: Path) -> None:
+    """Parameter file and executables must be what they were at submission, or the key would lie."""
     wanted = plan.inputs[str(path)]
     try:
         found = file_hash(path)
@@ -111,28 +119,35 @@ def _check_parameters(plan: Plan, path: Path) -> None:
 
 
 def _render_files(
-    files: Mapping[str, Mapping[str, str]], context: Mapping[str, Any], attempt: Path
+    files: Mapping[str, tuple[str, str]], context: Mapping[str, Any], attempt: Path
 ) -> None:
-    for target, template in files.items():
-        text = render_template(template["text"], context, where=template["source"])
-        path = attempt / target
+    """Render each target's template, given as (its file, its text)."""
+    for target, (source, template) in files.items():
+        text = render_template(template, context, where=source)
+        path = attempt / expand(target, context, quote=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
 
 
-def _copy_restarts(names: Sequence[str], attempt: Path, upstream: Markers) -> None:
+def _copy_restarts(sources: Mapping[str, str], attempt: Path, upstream: Markers) -> None:
+    """Copy each restart file from the segment (``sources``: pattern -> step) that left it."""
     run_path = attempt.parents[3]
-    for ref, marker in upstream.items():
+    by_step = {ref.partition("/")[0]: ref for ref in upstream}
+    for pattern, step in sources.items():
+        ref = by_step[step]
+        left = upstream[ref]["restarts"]
+        names = [name for name in left if name == pattern or fnmatchcase(name, pattern)]
+        if not names:
+            raise TaskFailedError(Failure("restart", f"{ref} left no restart file {pattern}"))
         for name in names:
-            source = published_folder(run_path, ref, marker) / "restart_out" / name
+            source = published_folder(run_path, ref, upstream[ref]) / "restart_out" / name
             target = attempt / "restart_in" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(source, target)
             except OSError as error:
                 raise TaskFailedError(Failure("restart", f"{source}: {error.strerror}")) from error
-            wanted = marker["restarts"][name]["sha256"]
-            if file_hash(target) != wanted:
+            if file_hash(target) != left[name]["sha256"]:
                 raise TaskFailedError(
                     Failure("restart", f"{source} is not the file that {ref} published")
                 )
@@ -175,18 +190,23 @@ def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
     """The verified output files of a run or merge task, with size and hash."""
     found: dict[str, dict[str, Any]] = {}
     for pattern, time_steps in step.outputs.items():
-        paths = sorted(attempt.glob(pattern)) if "*" in pattern else [attempt / pattern]
-        if not paths:
-            log, tail = log_tail(attempt)
-            raise TaskFailedError(
-                Failure(
-                    "model", f"no output matches {pattern}: the command left none", 0, log, tail
-                )
-            )
-        for path in paths:
+        for path in _matches(attempt, pattern, "model"):
             found[str(path.relative_to(attempt))] = _describe(attempt, path, "model")
             verify_file(path, "model", time_steps)
     return found
+
+
+def _matches(folder: Path, pattern: str, kind: str) -> list[Path]:
+    """The file of that name, or all that match the pattern: at least one."""
+    if not set("*?[") & set(pattern):
+        return [folder / pattern]
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        attempt = folder if folder.name != "restart_out" else folder.parent
+        log, tail = log_tail(attempt)
+        text = f"no file matches {pattern}: the command left none"
+        raise TaskFailedError(Failure(kind, text, 0, log, tail))
+    return paths
 
 
 def _describe(attempt: Path, path: Path, kind: str) -> dict[str, Any]:

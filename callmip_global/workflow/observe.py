@@ -5,14 +5,16 @@ Truth is the marker, never the queue alone: a scheduler that cannot be reached c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.jobs.scheduler import JobRecord, JobState
 from callmip_global.workflow.failures import Failure, failure_from_json, log_tail
-from callmip_global.workflow.journal import Intent, latest_intents
+from callmip_global.workflow.journal import Intent
+from callmip_global.workflow.lease import Lease, Leases
 from callmip_global.workflow.rundir import Attempt, RunDir
 
 STATES = (
@@ -22,14 +24,15 @@ STATES = (
     "waiting",
     "submitting",
     "failed",
+    "held",
     "blocked",
     "cancelled",
     "unknown",
 )
 """done: success marker with the plan's key. running, queued: the scheduler has it. waiting: not
 submitted yet, or it left the queue before it started. submitting: asked for, reply not known.
-failed. blocked: something it builds on failed. cancelled: by the user. unknown: submitted, and the
-scheduler does not answer."""
+failed. held: in the queue, but something it builds on failed. blocked: the same, and not in the
+queue. cancelled: by the user. unknown: submitted, and the scheduler does not answer."""
 
 SETTLE_S = 12.0
 """How long a submitted job may take to show in the queue."""
@@ -37,9 +40,9 @@ SETTLE_S = 12.0
 ALIVE = ("running", "queued", "submitting", "unknown")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TaskState:
-    """One task as it stands. ``intent`` is its latest submission that was not lost; ``problems``
+    """One task as it stands. ``lease`` is its latest submission that was not lost; ``problems``
     are what a task that is done could not use (a benchmark product, say); ``dead_token`` is that
     of a last attempt that says it is running and does not live."""
 
@@ -49,14 +52,18 @@ class TaskState:
     state: str
     attempts: int = 0
     failure: Failure | None = None
-    intent: Intent | None = None
+    lease: Lease | None = None
     detail: str = ""
     problems: tuple[str, ...] = ()
     dead_token: str | None = None
 
     @property
+    def intent(self) -> Intent | None:
+        return self.lease.intent if self.lease else None
+
+    @property
     def job_id(self) -> str | None:
-        return self.intent.job_id if self.intent else None
+        return self.lease.intent.job_id if self.lease else None
 
     def to_json(self) -> dict[str, Any]:
         """One entry of ``status --json``."""
@@ -64,6 +71,7 @@ class TaskState:
             "step": self.step.name,
             "task": self.task.id,
             "simulation": self.task.simulation,
+            "shared_by": list(self.task.shared_by),
             "stage": self.task.stage,
             "member": self.task.member,
             "tile": self.task.tile,
@@ -80,113 +88,181 @@ class Queue:
     """The scheduler's list of jobs, found by token and element."""
 
     def __init__(self, records: Sequence[JobRecord]) -> None:
-        self._by_token: dict[str, dict[int | None, JobRecord]] = {}
+        self._by_token: dict[str, list[JobRecord]] = {}
         for record in records:
-            known = self._by_token.setdefault(record.token, {})
-            before = known.get(record.index)
-            # Two jobs under one token (a retried submission): the live one counts.
-            if before is None or before.state is not JobState.LIVE:
-                known[record.index] = record
-        self.live = sum(r.state is JobState.LIVE for r in records)
+            self._by_token.setdefault(record.token, []).append(record)
+        self.live = sum(r.size for r in records if r.state is JobState.LIVE)
 
     def job_id(self, token: str) -> str | None:
         """Job id of a token that the scheduler knows."""
-        for record in self._by_token.get(token, {}).values():
+        for record in self._by_token.get(token, ()):
             return record.job_id
         return None
 
     def record(self, intent: Intent, row: int) -> JobRecord | None:
-        """The record of one task of a submission; that of the whole array if it is all there is."""
-        known = self._by_token.get(intent.token, {})
-        return known.get(intent.array_index(row)) or known.get(None)
+        """The record of one task of a submission; that of the whole array if it is all there is.
+
+        Of two jobs under one token (a retried submission) the live one counts.
+        """
+        index = intent.array_index(row)
+        found = whole = None
+        for record in self._by_token.get(intent.token, ()):
+            if record.indices is None:
+                whole = _livelier(whole, record)
+            elif index is not None and index in record.indices:
+                found = _livelier(found, record)
+        return found or whole
 
     def is_live(self, intent: Intent, row: int) -> bool:
         record = self.record(intent, row)
         return record is not None and record.state is JobState.LIVE
 
+    def has_live(self, intent: Intent) -> bool:
+        """Whether anything of a submission lives."""
+        records = self._by_token.get(intent.token, ())
+        return any(record.state is JobState.LIVE for record in records)
+
+
+def _livelier(one: JobRecord | None, other: JobRecord) -> JobRecord:
+    return one if one is not None and one.state is JobState.LIVE else other
+
 
 def observe(run: RunDir, plan: Plan, queue: Queue | None) -> dict[str, TaskState]:
     """State of every task by ``step/task``, in graph order. ``queue`` None: no answer."""
-    intents = run.journal.intents()
-    latest = latest_intents(intents)
-    states: dict[str, TaskState] = {}
-    for step, task in plan.tasks():
-        ref = f"{step.name}/{task.id}"
-        state = _task_state(run, step, task, intents, latest.get(ref), queue)
-        if state.state == "waiting":
-            held = [r for r in task.upstream if states[r].state in ("failed", "blocked")]
-            if held:
-                state = replace(state, state="blocked", detail=f"waits for {held[0]}")
-        states[ref] = state
-    return states
+    return Observer(run, plan, queue).all()
 
 
-def _task_state(
-    run: RunDir,
-    step: Step,
-    task: Task,
-    intents: Mapping[str, Intent],
-    intent: Intent | None,
-    queue: Queue | None,
-) -> TaskState:
-    ref, row = f"{step.name}/{task.id}", task.index
-    attempts = [a for a in run.attempts(ref) if a.state != "left"]
-    base = TaskState(ref, step, task, "waiting", len(attempts), intent=intent)
-    marker = run.marker(ref)
-    if marker is not None and marker["key"] == task.key:
-        return replace(base, state="done", problems=tuple(marker.get("problems", ())))
-    last = attempts[-1] if attempts else None
-    if last is not None and last.state == "running":
-        token = str(last.status["token"])
-        owner = intents.get(token)
-        life = _life(last, owner, task, queue)
-        if life is not JobState.GONE:
-            state = "running" if life is JobState.LIVE else "unknown"
-            return replace(base, state=state, intent=owner)
-        base = replace(base, dead_token=token)
-    if last is not None and last.status.get("key") != task.key:
-        last = None
-    if intent is None or intent.key_of(task.id) != task.key:
-        return _without_job(base, last)
-    if intent.outcome == "cancelled":
-        live = queue is not None and queue.is_live(intent, row)
-        return replace(base, state="cancelled", detail="still ending" if live else "")
-    if intent.outcome == "rejected":
-        return replace(base, state="failed", failure=Failure("submit", intent.message))
-    if intent.is_open:
-        return replace(base, state="submitting")
-    mine = last if last is not None and last.status.get("token") == intent.token else None
-    # A failed attempt of a job that lives is one that the scheduler starts again (requeue).
-    if mine is not None and mine.state == "failed" and not (queue and queue.is_live(intent, row)):
-        return _without_job(base, mine)
-    if queue is None:
-        return replace(base, state="unknown", detail="the scheduler does not answer")
-    record = queue.record(intent, row)
-    if record is not None and record.state is JobState.LIVE:
-        return replace(base, state="queued", detail=record.detail)
-    if record is not None and record.state is JobState.UNKNOWN:
-        return replace(base, state="unknown", detail=record.detail)
-    if record is None and mine is None and intent.age_s() < SETTLE_S:
-        return replace(base, state="queued", detail="not in the scheduler's list yet")
-    if run.is_done(ref, task.key):  # it finished between the two looks
-        return replace(base, state="done")
-    return _gone(run, base, mine, record)
+class Observer:
+    """One look at a run: what the journal and the queue said then, and the markers as they are."""
+
+    def __init__(self, run: RunDir, plan: Plan, queue: Queue | None) -> None:
+        self.run, self.plan, self.queue = run, plan, queue
+        self.leases: Leases = run.leases()
+
+    def all(self) -> dict[str, TaskState]:
+        """State of every task by ``step/task``, in graph order."""
+        states: dict[str, TaskState] = {}
+        for step in self.plan.steps:
+            begun = self._begun(step)
+            for task in step.tasks:
+                ref = f"{step.name}/{task.id}"
+                state = self._state(step, task, ref, begun=task.id in begun)
+                if state.state in ("waiting", "queued"):
+                    state = _with_upstream(state, states)
+                states[ref] = state
+        return states
+
+    def some(self, refs: Iterable[str]) -> dict[str, TaskState]:
+        """States of these tasks alone: whether a queued one is held is not looked at."""
+        states = {}
+        for ref in refs:
+            step = self.plan.step(ref.partition("/")[0])
+            states[ref] = self._state(step, self.plan.task(ref), ref, begun=True)
+        return states
+
+    def _begun(self, step: Step) -> set[str]:
+        """Tasks of a step that have a folder: one look instead of one for each task."""
+        try:
+            with os.scandir(self.run.path / "steps" / step.name) as entries:
+                return {entry.name for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def _state(self, step: Step, task: Task, ref: str, *, begun: bool) -> TaskState:
+        lease = self.leases.latest(step, task)
+        if not begun:
+            base = TaskState(ref, step, task, "waiting", lease=lease)
+            return base if lease is None else self._submitted(base, lease, None)
+        attempts = [a for a in self.run.attempts(ref) if a.state != "left"]
+        base = TaskState(ref, step, task, "waiting", len(attempts), lease=lease)
+        marker = self.run.marker(ref)
+        if marker is not None and marker["key"] == task.key:
+            return replace(base, state="done", problems=tuple(marker.get("problems", ())))
+        last = attempts[-1] if attempts else None
+        if last is not None and last.state == "running":
+            token = str(last.status["token"])
+            owner = self._owner(step, task, token)
+            life = self._life(last, owner)
+            if life is not JobState.GONE:
+                state = "running" if life is JobState.LIVE else "unknown"
+                return replace(base, state=state, lease=owner)
+            base = replace(base, dead_token=token)
+        if last is not None and last.status.get("key") != task.key:
+            last = None
+        if lease is None:
+            return _without_job(base, last)
+        return self._submitted(base, lease, last)
+
+    def _owner(self, step: Step, task: Task, token: str) -> Lease | None:
+        """The submission that an attempt belongs to."""
+        for lease in self.leases.history(step, task):
+            if lease.intent.token == token:
+                return lease
+        return None
+
+    def _submitted(self, base: TaskState, lease: Lease, last: Attempt | None) -> TaskState:
+        """A task that was submitted, has no success marker, and no attempt that lives."""
+        queue, intent, row = self.queue, lease.intent, lease.row
+        if lease.key != base.task.key:
+            return _without_job(base, last)
+        if intent.outcome == "cancelled":
+            live = queue is not None and queue.is_live(intent, row)
+            return replace(base, state="cancelled", detail="still ending" if live else "")
+        if intent.outcome == "rejected":
+            return replace(base, state="failed", failure=Failure("submit", intent.message))
+        if intent.is_open:
+            return replace(base, state="submitting")
+        mine = last if last is not None and last.status.get("token") == intent.token else None
+        # A failed attempt of a job that lives is one that the scheduler starts again (requeue).
+        if mine is not None and mine.state == "failed" and not self._starts_again(lease):
+            return _without_job(base, mine)
+        if queue is None:
+            return replace(base, state="unknown", detail="the scheduler does not answer")
+        record = queue.record(intent, row)
+        if record is not None and record.state is JobState.LIVE:
+            return replace(base, state="queued", detail=record.detail)
+        if record is not None and record.state is JobState.UNKNOWN:
+            return replace(base, state="unknown", detail=record.detail)
+        if record is None and mine is None and intent.age_s() < SETTLE_S:
+            return replace(base, state="queued", detail="not in the scheduler's list yet")
+        if self.run.is_done(base.ref, base.task.key):  # it finished between the two looks
+            return replace(base, state="done")
+        return _gone(self.run, base, mine, record)
+
+    def _starts_again(self, lease: Lease) -> bool:
+        """Whether the job of a failed attempt lives on, which the scheduler then starts again.
+
+        A packed job lives for as long as its other tasks run: that says nothing about this one.
+        """
+        live = self.queue is not None and self.queue.is_live(lease.intent, lease.row)
+        return live and lease.intent.pack == 1
+
+    def _life(self, attempt: Attempt, owner: Lease | None) -> JobState:
+        """Whether an attempt that says it is running lives: LIVE, GONE or UNKNOWN.
+
+        That the scheduler does not list a job is no evidence against a sign of life: new jobs show
+        up late, and some schedulers forget at once. That it says the job ended is.
+        """
+        if attempt.owner_vanished():
+            return JobState.GONE
+        queue = self.queue
+        record = queue.record(owner.intent, owner.row) if queue and owner else None
+        if record is not None:
+            return JobState.GONE if record.state is JobState.FAILED else record.state
+        if not attempt.is_fresh():
+            return JobState.GONE if queue is not None else JobState.UNKNOWN
+        return JobState.LIVE if queue is not None else JobState.UNKNOWN
 
 
-def _life(attempt: Attempt, owner: Intent | None, task: Task, queue: Queue | None) -> JobState:
-    """Whether an attempt that says it is running lives: LIVE, GONE or UNKNOWN.
-
-    That the scheduler does not list a job is no evidence against a sign of life: new jobs show up
-    late, and some schedulers forget at once. That it says the job ended is.
-    """
-    if attempt.owner_vanished():
-        return JobState.GONE
-    record = queue.record(owner, task.index) if queue is not None and owner is not None else None
-    if record is not None:
-        return JobState.GONE if record.state is JobState.FAILED else record.state
-    if not attempt.is_fresh():
-        return JobState.GONE if queue is not None else JobState.UNKNOWN
-    return JobState.LIVE if queue is not None else JobState.UNKNOWN
+def _with_upstream(state: TaskState, states: Mapping[str, TaskState]) -> TaskState:
+    """A task that something it builds on keeps from running: held in the queue, else blocked."""
+    for ref in state.task.upstream:
+        found = states[ref].state
+        if state.state == "waiting" and found in ("failed", "blocked", "held"):
+            return replace(state, state="blocked", detail=f"waits for {ref}")
+        if state.state == "queued" and found not in ("done", *ALIVE):
+            return replace(state, state="held", detail=f"waits for {ref}, which is {found}")
+    return state
 
 
 def _without_job(base: TaskState, last: Attempt | None) -> TaskState:

@@ -4,6 +4,7 @@
 
     RUN/experiment.yaml plan.json          resolved configuration and graph
     RUN/jobs/<step>/job.sh tasks.tsv       exact scripts and the table an array index points to
+    RUN/jobs/<step>/tasks-<digest>.tsv     tables of older plans that jobs were submitted from
     RUN/steps/<step>/<task>/attempt-NN/    working folder, rendered files, streams, status.json
     RUN/steps/<step>/<task>/done.json      success marker, published after outputs were verified
     RUN/journal.jsonl                      append-only
@@ -24,8 +25,9 @@ from uuid import uuid4
 
 from callmip_global.config.plan import Plan, plan_from_json
 from callmip_global.errors import Problem, UsageError
-from callmip_global.files import fsync_folder, read_json, write_json
+from callmip_global.files import fsync_folder, read_json, text_hash, write_json
 from callmip_global.workflow.journal import Journal
+from callmip_global.workflow.lease import Leases
 
 HEARTBEAT_S = 20.0
 """How often a running attempt touches its status.json."""
@@ -86,7 +88,7 @@ class RunDir:
         """The plan of plan.json; UsageError where this is no run directory."""
         path = self.path / "plan.json"
         try:
-            return plan_from_json(read_json(path), str(path))
+            return plan_from_json(read_json(path), str(path), self.table)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 Problem(
@@ -96,6 +98,34 @@ class RunDir:
                     remedy="Give the folder that `callmip-global submit --run-dir` named.",
                 )
             ) from None
+
+    def table(self, step: str, digest: str) -> str:
+        """Text of a table of tasks; an older one is kept beside tasks.tsv under its digest.
+
+        UsageError where no table of that digest is there.
+        """
+        folder = self.job_dir(step)
+        for path in (folder / "tasks.tsv", self.old_table(step, digest)):
+            with contextlib.suppress(FileNotFoundError):
+                text = path.read_text(encoding="utf-8")
+                if text_hash(text) == digest:
+                    return text
+        raise UsageError(
+            Problem(
+                str(folder / "tasks.tsv"),
+                found="edited by hand",
+                wanted="the table as it was written",
+                remedy="`callmip-global submit` (or `resume`) writes it again.",
+            )
+        )
+
+    def old_table(self, step: str, digest: str) -> Path:
+        """Where a table of tasks is kept once there is another one."""
+        return self.job_dir(step) / f"tasks-{digest[:16]}.tsv"
+
+    def leases(self) -> Leases:
+        """Who owns which task, as the journal has it now."""
+        return Leases(self.journal.intents(), self.table)
 
     def marker(self, ref: str) -> Mapping[str, Any] | None:
         """The success marker of a task, whatever its key; None if there is none."""

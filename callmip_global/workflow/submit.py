@@ -7,16 +7,17 @@ again; dependencies are set on jobs that the scheduler confirmed to be live just
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, plan_from_json
+from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, Task, tasks_table
 from callmip_global.config.site import queue_options
 from callmip_global.errors import Problem, SchedulerError, UsageError
 from callmip_global.files import read_json, text_hash, write_atomic, write_json
@@ -29,8 +30,10 @@ from callmip_global.jobs.scheduler import (
     consecutive,
 )
 from callmip_global.workflow.client import Client, Outcome, make_scheduler
-from callmip_global.workflow.journal import Intent, latest_intents
-from callmip_global.workflow.observe import ALIVE, SETTLE_S, Queue, TaskState, observe
+from callmip_global.workflow.journal import Intent, unit_of
+from callmip_global.workflow.lease import Lease
+from callmip_global.workflow.observe import ALIVE, SETTLE_S, Observer, Queue, TaskState, observe
+from callmip_global.workflow.retry import Level, Verdict, level_of, verdict
 from callmip_global.workflow.rundir import Attempt, RunDir
 
 CANCEL_S = 90.0
@@ -41,11 +44,16 @@ _SETTLE_POLL_S = 1.5
 
 @dataclass
 class SubmitResult:
-    """What one call did: (job id, step, number of tasks) of each job, and what was left out."""
+    """What one call did: (job id, step, number of tasks) of each job, and what was left out.
+
+    ``exhausted``: tasks that were not tried again, with the reason.
+    """
 
     jobs: list[tuple[str, str, int]] = field(default_factory=list)
     adopted: int = 0
     replaced: int = 0
+    repaired: int = 0
+    exhausted: dict[str, str] = field(default_factory=dict)
     refused: list[Problem] = field(default_factory=list)
     stopped: str = ""
     states: dict[str, TaskState] = field(default_factory=dict)
@@ -66,7 +74,7 @@ def write_run_dir(run: RunDir, plan: Plan, experiment_yaml: str) -> None:
     for step in plan.steps:
         folder = run.job_dir(step.name)
         (folder / "log").mkdir(parents=True, exist_ok=True)
-        _write_if_new(folder / "tasks.tsv", tasks_table(step))
+        _write_table(run, step)
         _write_if_new(folder / "job.sh", scripts[step.name], mode=0o755)
     _write_if_new(run.path / "experiment.yaml", experiment_yaml)
     write_json(run.path / "jobs" / "scripts.json", hashes)
@@ -74,10 +82,9 @@ def write_run_dir(run: RunDir, plan: Plan, experiment_yaml: str) -> None:
 
 
 def _check_run_dir(run: RunDir, plan: Plan) -> None:
-    path = run.path / "plan.json"
-    if not path.exists():
+    if not (run.path / "plan.json").exists():
         return
-    old = plan_from_json(read_json(path), str(path))
+    old = run.plan()
     if old.experiment != plan.experiment:
         raise UsageError(
             Problem(
@@ -107,20 +114,25 @@ def _write_if_new(path: Path, text: str, mode: int | None = None) -> None:
         write_atomic(path, text, mode=mode)
 
 
-def tasks_table(step: Step) -> str:
-    """tasks.tsv: what each array index stands for."""
-    rows = ["row\ttask\tsimulation\tstage\tmember\ttile\tkey\tupstream"]
-    for task in step.tasks:
-        cells = [task.index, task.id, task.simulation, task.stage, task.member, task.tile]
-        text = ["" if c is None else str(c) for c in cells]
-        rows.append("\t".join([*text, task.key, " ".join(task.upstream)]))
-    return "\n".join(rows) + "\n"
+def _write_table(run: RunDir, step: Step) -> None:
+    """Write tasks.tsv; one that differs is kept under its digest, for jobs submitted from it."""
+    path = run.job_dir(step.name) / "tasks.tsv"
+    text = tasks_table(step.tasks)
+    if path.exists():
+        old = path.read_text(encoding="utf-8")
+        if old == text:
+            return
+        kept = run.old_table(step.name, text_hash(old))
+        if not kept.exists():
+            os.link(path, kept)
+    write_atomic(path, text)
 
 
-def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
+def job_spec(run: RunDir, plan: Plan, step: Step) -> JobSpec:
+    """Everything that the job script of a step depends on."""
     site, resources = plan.settings["site"], step.resources
     queue = queue_options(site, resources["queue"])
-    spec = JobSpec(
+    return JobSpec(
         name=job_name(plan, step),
         step=step.name,
         run_dir=run.path,
@@ -139,8 +151,11 @@ def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
         limit_threads=step.kind in ENGINE_STEPS,
         drop=queue.drop,
     )
+
+
+def _script(run: RunDir, plan: Plan, step: Step, scheduler: Scheduler) -> str:
     try:
-        return render_script(spec, scheduler)
+        return render_script(job_spec(run, plan, step), scheduler)
     except ValueError as error:
         raise UsageError(Problem(plan.experiment, f"step {step.name}", str(error))) from None
 
@@ -150,16 +165,38 @@ def job_name(plan: Plan, step: Step) -> str:
     return f"{plan.name}-{step.name}"
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that can go as one job: rows of a step, what is added to array indices, whether each
+    element waits for its like, the resources, and what is being retried."""
+
+    offset: int
+    elementwise: bool
+    level: Level
+    retry: str
+
+
 class Submitter:
-    """One call of submit or resume on a run directory whose files are written."""
+    """One call of submit or resume on a run directory whose files are written.
+
+    ``beyond_budget``: also what has used up its retries.
+    """
 
     def __init__(
-        self, run: RunDir, plan: Plan, client: Client, say: Callable[[str], None] = print
+        self,
+        run: RunDir,
+        plan: Plan,
+        client: Client,
+        say: Callable[[str], None] = print,
+        *,
+        beyond_budget: bool = False,
     ) -> None:
         self.run, self.plan, self.client, self.say = run, plan, client, say
+        self.beyond_budget = beyond_budget
         self.site: Mapping[str, Any] = plan.settings["site"]
         self.result = SubmitResult()
         self.queue = Queue([])
+        self.leases = run.leases()
         # Once in a call: what fails at once, without a word, must not be sent round and round.
         self._asked: set[str] = set()
 
@@ -170,14 +207,18 @@ class Submitter:
         """
         self.queue = Queue(self.client.jobs())
         self._reconcile()
-        doomed = self._unfit(observe(self.run, self.plan, self.queue))
-        self._await_end(doomed)
         states = observe(self.run, self.plan, self.queue)
+        doomed = self._unfit(states)
+        if doomed:
+            self._await_end(doomed)
+            states = observe(self.run, self.plan, self.queue)
         while True:
             before = len(self.result.jobs)
+            self.leases = self.run.leases()
             for step in self.plan.steps:
                 if only is not None and only not in (step.name, step.kind):
                     continue
+                self._repair(step, states)
                 if not self._submit_step(step, states, retry_failed):
                     break
             if not self._forget_deleted(before):
@@ -192,15 +233,18 @@ class Submitter:
         What a job waits for may end between our look at the queue and its submission. PBS accepts
         the job all the same and deletes it, and all that waits for it: as if never submitted.
         """
+        if not self.client.scheduler.facts.deletes_dependents:
+            return False
         ids = {job_id for job_id, _, _ in self.result.jobs[first:]}
-        fresh = [i for i in self.run.journal.intents().values() if i.job_id in ids and i.depends]
-        if not fresh or not self.client.scheduler.facts.deletes_dependents:
+        leases = self.run.leases()
+        fresh = [i for i in leases.intents.values() if i.job_id in ids and i.depends]
+        if not fresh:
             return False
         self.queue = Queue(self.client.jobs())
         deleted = [i for i in fresh if not self._is_known(i)]
         for intent in deleted:
             self.run.journal.append("lost", token=intent.token)
-            self._asked.difference_update(f"{intent.step}/{task}" for task in intent.tasks)
+            self._asked.difference_update(f"{intent.step}/{t.id}" for t in leases.tasks(intent))
         gone = {intent.job_id for intent in deleted}
         self.result.jobs = [job for job in self.result.jobs if job[0] not in gone]
         return bool(deleted)
@@ -210,8 +254,8 @@ class Submitter:
 
     def _attempt_of(self, intent: Intent) -> Attempt | None:
         """An attempt that one of the intent's jobs made, if there is any."""
-        for task in intent.tasks:
-            for attempt in self.run.attempts(f"{intent.step}/{task}"):
+        for task in self.run.leases().tasks(intent):
+            for attempt in self.run.attempts(f"{intent.step}/{task.id}"):
                 if attempt.status.get("token") == intent.token:
                     return attempt
         return None
@@ -247,28 +291,68 @@ class Submitter:
     def _unfit(self, states: Mapping[str, TaskState]) -> list[tuple[Intent, int]]:
         """Live elements that must not be, cancelled: those of an older plan or an older submission,
         those whose cancelling was cut short, and those whose dependency names a job that will
-        never succeed."""
-        intents = self.run.journal.intents()
-        latest = latest_intents(intents)
-        known = {f"{s.name}/{t.id}": t for s, t in self.plan.tasks()}
+        never succeed, where the scheduler cannot give them another one."""
+        leases = self.leases = self.run.leases()
+        steps = {step.name: step for step in self.plan.steps}
         doomed: list[tuple[Intent, int]] = []
-        for intent in intents.values():
-            for name, key, row in zip(intent.tasks, intent.keys, intent.rows, strict=True):
-                if intent.job_id is None or not self.queue.is_live(intent, row):
+        for intent in leases.intents.values():
+            if intent.job_id is None or not self.queue.has_live(intent):
+                continue
+            step = steps.get(intent.step)
+            unfit_units: set[int] = set()
+            for row, old in zip(intent.rows, leases.tasks(intent), strict=True):
+                if not self.queue.is_live(intent, row):
                     continue
-                ref = f"{intent.step}/{name}"
-                task = known.get(ref)
-                outdated = task is None or key != task.key or latest.get(ref) is not intent
-                waits = () if task is None or states[ref].state != "queued" else task.upstream
-                stuck = not all(_holds(states[upstream], intent) for upstream in waits)
-                if outdated or stuck or intent.outcome == "cancelled":
+                task = step.tasks.find(old.id) if step else None
+                lease = leases.latest(step, task) if step and task else None
+                outdated = (
+                    task is None
+                    or old.key != task.key
+                    or lease is None
+                    or lease.intent.token != intent.token
+                )
+                stuck = not outdated and self._is_stuck(f"{intent.step}/{old.id}", states)
+                if outdated or intent.outcome == "cancelled":
                     doomed.append((intent, row))
+                elif stuck and not self._can_repair(intent, row):
+                    unfit_units.add(unit_of(row, intent.pack))
+            # What shares a job with a stuck task waits with it, so it goes with it.
+            doomed += [(intent, r) for r in intent.rows if unit_of(r, intent.pack) in unfit_units]
         for intent in {i.token: i for i, _ in doomed}.values():
             rows = [row for i, row in doomed if i.token == intent.token]
             self._cancel(intent, rows)
             if intent.outcome != "cancelled":
                 self.result.replaced += len(rows)
         return doomed
+
+    def _is_stuck(self, ref: str, states: Mapping[str, TaskState]) -> bool:
+        """Whether a task waits in the queue for a job that is not the right one any more."""
+        state = states[ref]
+        if state.state not in ("queued", "held") or state.lease is None:
+            return False
+        return not all(self._holds(states[u], state.lease) for u in state.task.upstream)
+
+    def _holds(self, upstream: TaskState, lease: Lease) -> bool:
+        """Whether what a queued task waits for is, or was, done by a job that it does wait for.
+
+        A job that waits for an earlier try, which failed, is not helped by the later one.
+        """
+        now = upstream.job_id
+        if upstream.state in ALIVE:
+            return now in lease.depends
+        history = self.leases.history(upstream.step, upstream.task)
+        earlier = {old.intent.job_id for old in history}.difference({now, None})
+        return upstream.state == "done" and not earlier.intersection(lease.depends)
+
+    def _can_repair(self, intent: Intent, row: int) -> bool:
+        ids = [self._element(intent, row)]
+        return self.client.scheduler.repair_command(ids, []) is not None
+
+    def _element(self, intent: Intent, row: int) -> str:
+        """What the scheduler calls the job, or the element, that a row is in."""
+        index = intent.array_index(row)
+        job_id = str(intent.job_id)
+        return job_id if index is None else self.client.scheduler.element_id(job_id, index)
 
     def _await_end(self, doomed: Sequence[tuple[Intent, int]]) -> None:
         """Wait until cancelled tasks are gone: a task never has two jobs that live."""
@@ -291,99 +375,220 @@ class Submitter:
 
     def _cancel(self, intent: Intent, rows: Sequence[int]) -> None:
         assert intent.job_id is not None
-        whole = set(rows) == set(intent.rows)
-        indices = [intent.array_index(row) for row in rows]
-        ids = [
-            intent.job_id
-            if whole or i is None
-            else self.client.scheduler.element_id(intent.job_id, i)
-            for i in indices
-        ]
+        whole = set(rows) == intent.row_set
+        ids = [intent.job_id if whole else self._element(intent, row) for row in rows]
         complaint = self.client.cancel(list(dict.fromkeys(ids)))
         if complaint:
             self.say(f"{intent.step}: cancelling {intent.job_id}: {complaint}")
         if whole:
             self.run.journal.append("cancelled", token=intent.token, job_id=intent.job_id)
 
+    def _repair(self, step: Step, states: dict[str, TaskState]) -> None:
+        """Let pending jobs of a step wait for what was submitted anew, in place of what failed."""
+        stuck = [
+            state
+            for state in (states[f"{step.name}/{task.id}"] for task in step.tasks)
+            if self._is_stuck(state.ref, states)
+            and all(states[u].state in ("done", *ALIVE) for u in state.task.upstream)
+        ]
+        groups: dict[tuple[str, tuple[Dependency, ...]], list[TaskState]] = {}
+        for state in stuck:
+            assert state.intent is not None
+            waits = self._depends([state.task], states, elementwise=False)
+            groups.setdefault((state.intent.token, waits), []).append(state)
+        for (token, waits), members in groups.items():
+            if not self._confirm(step, [u for s in members for u in s.task.upstream], states):
+                continue
+            intent = members[0].intent
+            assert intent is not None
+            rows = [s.lease.row for s in members if s.lease]
+            ids = list(dict.fromkeys(self._element(intent, row) for row in rows))
+            command = self.client.scheduler.repair_command(ids, waits)
+            complaint = "" if command is None else self.client.change(command)
+            if complaint:
+                self.say(f"{step.name}: {complaint}")
+                continue
+            depends = [_base(wait.job_id) for wait in waits]
+            self.run.journal.append("repaired", token=token, rows=rows, depends=depends)
+            self.result.repaired += len(rows)
+            fresh = self.run.journal.intents()[token]
+            for state in members:
+                assert state.lease is not None
+                lease = replace(state.lease, intent=fresh)
+                states[state.ref] = replace(state, state="queued", lease=lease, detail="")
+            ids_text = ", ".join(dict.fromkeys(depends)) or "nothing"
+            self.say(f"{step.name}: {_plural(len(rows), 'pending task')} now for {ids_text}")
+
     def _submit_step(self, step: Step, states: dict[str, TaskState], retry_failed: bool) -> bool:
         """Submit what is to be submitted of one step; False when no more may be queued now."""
-        refs = {task.index: f"{step.name}/{task.id}" for task in step.tasks}
-        chosen = [
-            row
-            for row, ref in refs.items()
-            if ref not in self._asked and self._is_wanted(states[ref], retry_failed)
-        ]
-        with_upstream: dict[bool, list[int]] = {False: [], True: []}
-        for row in chosen:
-            task = step.tasks[row - 1]
-            pending = any(states[ref].state != "done" for ref in task.upstream)
-            if any(states[ref].state not in ("done", *ALIVE) for ref in task.upstream):
+        chosen: dict[int, Verdict] = {}
+        for task in step.tasks:
+            state = states[f"{step.name}/{task.id}"]
+            if state.state == "done" or state.state in ALIVE or state.ref in self._asked:
                 continue
-            with_upstream[pending].append(row)
-        for rows in with_upstream.values():
-            for chunk, offset in self.chunks(rows):
-                if not self._submit_chunk(step, chunk, offset, states):
+            if any(states[u].state not in ("done", *ALIVE) for u in task.upstream):
+                continue
+            decision = self._decide(state, retry_failed)
+            if decision is not None:
+                chosen[task.index] = decision
+        for group, rows in list(self._groups(step, chosen, states)):
+            for chunk in self._parts(step, rows):
+                if not self._submit_chunk(step, chunk, group, states):
                     return False
         return True
 
-    def _is_wanted(self, state: TaskState, retry_failed: bool) -> bool:
+    def _decide(self, state: TaskState, retry_failed: bool) -> Verdict | None:
+        """Whether a task that is neither done nor alive is submitted now, and asking for what."""
+        history = [
+            lease
+            for lease in self.leases.history(state.step, state.task)
+            if lease.key == state.task.key
+        ]
         if state.state in ("waiting", "cancelled", "blocked"):
-            return True
-        refused = state.failure is not None and state.failure.kind == "submit"
-        return state.state == "failed" and (retry_failed or refused)
+            return Verdict("", level_of(self.plan, state.step, history))
+        if state.state != "failed" or state.failure is None:
+            return None
+        if not retry_failed and state.failure.kind != "submit":
+            return None
+        found = verdict(
+            self.plan, state.step, state.failure.kind, history, beyond_budget=self.beyond_budget
+        )
+        if found.refused:
+            self.result.exhausted[state.ref] = found.refused
+            return None
+        return found
 
-    def chunks(self, rows: Sequence[int]) -> Iterable[tuple[tuple[int, ...], int]]:
-        """(rows, offset) of each job: arrays no longer than the site allows, or single jobs.
+    def _groups(
+        self, step: Step, chosen: Mapping[int, Verdict], states: Mapping[str, TaskState]
+    ) -> Iterator[tuple[_Group, list[int]]]:
+        """The rows that can go together. A job's elements differ in nothing but their index, so
+        they ask for the same, and wait for the same or each for the element of its own number."""
+        pack = step.resources["pack"]
+        largest = self.largest_array(step)
+        by_unit: dict[tuple[int, Verdict], list[int]] = {}
+        for row, decision in chosen.items():
+            by_unit.setdefault((unit_of(row, pack), decision), []).append(row)
+        groups: dict[tuple[Any, ...], tuple[_Group, list[int]]] = {}
+        for (unit, decision), rows in by_unit.items():
+            waits = self._unit_waits(step, rows, states)
+            match = self._match(waits)
+            offset = (unit - 1) // largest * largest if match is None else unit - match
+            # Elements of several jobs have the same numbers, so the jobs are part of the group.
+            tokens = {lease.intent.token for lease in waits} if match is not None else set()
+            group = _Group(offset, match is not None, decision.level, decision.retry)
+            place = (group, bool(waits), frozenset(tokens))
+            groups.setdefault(place, (group, []))[1].extend(rows)
+        for group, rows in groups.values():
+            yield group, sorted(rows)
 
-        Cut at fixed multiples of the largest array, so that element i of one step always meets
-        element i of the next.
-        """
-        facts = self.client.scheduler.facts
-        largest = self.site["max_array_size"] or facts.largest_array
+    def _unit_waits(
+        self, step: Step, rows: Sequence[int], states: Mapping[str, TaskState]
+    ) -> list[Lease]:
+        """The submissions that the tasks of one element wait for."""
+        upstream = dict.fromkeys(u for row in rows for u in step.tasks[row - 1].upstream)
+        leases = [states[u].lease for u in upstream if states[u].state != "done"]
+        return [lease for lease in leases if lease is not None]
+
+    def _match(self, waits: Sequence[Lease]) -> int | None:
+        """The array index that all that is waited for has; None where there is no single one."""
+        if not waits or not self.client.scheduler.facts.elementwise:
+            return None
+        indices = {lease.array_index for lease in waits}
+        return indices.pop() if len(indices) == 1 else None
+
+    def largest_array(self, step: Step) -> int:
+        """How many elements one job of a step may have."""
         if not self.site["arrays"]:
-            largest = 1
-        groups: dict[int, list[int]] = {}
+            return 1
+        return int(self.site["max_array_size"] or self.client.scheduler.facts.largest_array)
+
+    def planned(
+        self, step: Step, states: Mapping[str, TaskState]
+    ) -> Iterator[tuple[_Group, list[int]]]:
+        """The jobs of a step none of whose tasks was submitted so far."""
+        fresh = dict.fromkeys(range(1, len(step.tasks) + 1), Verdict("", Level()))
+        for group, rows in self._groups(step, fresh, states):
+            for part in self._parts(step, rows):
+                yield group, part
+
+    def _parts(self, step: Step, rows: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of one group as they may go into one job: where indices must be one range, cut."""
+        if not self.client.scheduler.facts.one_range:
+            yield list(rows)
+            return
+        pack = step.resources["pack"]
+        by_unit: dict[int, list[int]] = {}
         for row in rows:
-            groups.setdefault((row - 1) // largest, []).append(row)
-        for number, group in groups.items():
-            for part in consecutive(group) if facts.one_range else [group]:
-                yield tuple(part), number * largest
+            by_unit.setdefault(unit_of(row, pack), []).append(row)
+        for units in consecutive(list(by_unit)):
+            yield [row for unit in units for row in by_unit[unit]]
 
     def _submit_chunk(
-        self, step: Step, rows: tuple[int, ...], offset: int, states: dict[str, TaskState]
+        self, step: Step, rows: Sequence[int], group: _Group, states: dict[str, TaskState]
     ) -> bool:
+        pack = step.resources["pack"]
         tasks = [step.tasks[row - 1] for row in rows]
         refs = [f"{step.name}/{task.id}" for task in tasks]
         if not self._confirm(step, [u for t in tasks for u in t.upstream], states):
             return True
+        units = tuple(dict.fromkeys(unit_of(row, pack) for row in rows))
         limit = self.site["max_queued"]
-        if limit and self.queue.live + len(rows) > limit:
+        if limit and self.queue.live + len(units) > limit:
             self.result.stopped = f"max_queued of the site file ({limit}) is reached"
             return False
-        token = f"callmip-{uuid4().hex}"
-        submission = Submission(
-            script=self.run.job_dir(step.name) / "job.sh",
-            name=job_name(self.plan, step),
-            token=token,
-            indices=rows,
-            offset=offset,
-            depends=self._depends(tasks, rows, offset, states),
-        )
+        submission = self.submission(step, rows, group, states, f"callmip-{uuid4().hex}")
         # What was seen to be dead when the task was chosen: an attempt that began since lives.
         replaced = [token for token in (states[ref].dead_token for ref in refs) if token]
         self._asked.update(refs)
         self.run.journal.append(
             "intent",
-            token=token,
+            token=submission.token,
             step=step.name,
-            tasks=[task.id for task in tasks],
-            keys=[task.key for task in tasks],
-            rows=list(rows),
-            offset=offset,
-            depends=[d.job_id for d in submission.depends],
+            table=step.table,
+            rows=rows,
+            pack=pack,
+            offset=group.offset,
+            depends=list(dict.fromkeys(_base(d.job_id) for d in submission.depends)),
             replaces=list(dict.fromkeys(replaced)),
+            retry=group.retry,
+            walltime_s=group.level.walltime_s,
+            memory_bytes=group.level.memory_bytes,
         )
-        return self._send(step, submission, refs, states)
+        return self._send(step, submission, tasks, states)
+
+    def submission(
+        self,
+        step: Step,
+        rows: Sequence[int],
+        group: _Group,
+        states: Mapping[str, TaskState],
+        token: str,
+    ) -> Submission:
+        """The job of some rows of a step."""
+        units = tuple(dict.fromkeys(unit_of(row, step.resources["pack"]) for row in rows))
+        tasks = [step.tasks[row - 1] for row in rows]
+        elementwise = group.elementwise and len(units) > 1
+        return Submission(
+            script=self.run.job_dir(step.name) / "job.sh",
+            name=job_name(self.plan, step),
+            token=token,
+            indices=units,
+            offset=group.offset,
+            depends=self._depends(tasks, states, elementwise=elementwise),
+            resources=self._resource_arguments(step, group.level),
+        )
+
+    def _resource_arguments(self, step: Step, level: Level) -> tuple[str, ...]:
+        """Nothing where the script's own directives hold."""
+        if level.walltime_s is None and level.memory_bytes is None:
+            return ()
+        spec = job_spec(self.run, self.plan, step)
+        spec = replace(
+            spec,
+            walltime_s=level.walltime_s or spec.walltime_s,
+            memory_bytes=level.memory_bytes or spec.memory_bytes,
+        )
+        return self.client.scheduler.resource_arguments(spec)
 
     def _confirm(self, step: Step, upstream: Sequence[str], states: dict[str, TaskState]) -> bool:
         """Whether all that is waited for is done, or in the queue at this moment.
@@ -398,9 +603,8 @@ class Submitter:
         deadline = time.monotonic() + SETTLE_S
         while True:
             self.queue = Queue(self.client.jobs())
-            fresh = observe(self.run, self.plan, self.queue)
-            states.update({ref: fresh[ref] for ref in refs})
-            pending = [ref for ref in refs if not self._is_done_or_listed(states[ref])]
+            states.update(Observer(self.run, self.plan, self.queue).some(pending))
+            pending = [ref for ref in pending if not self._is_done_or_listed(states[ref])]
             if not pending:
                 return True
             if time.monotonic() > deadline or any(states[r].state not in ALIVE for r in pending):
@@ -413,14 +617,13 @@ class Submitter:
     def _is_done_or_listed(self, state: TaskState) -> bool:
         if state.state == "done":
             return True
-        intent = state.intent
-        return intent is not None and self.queue.is_live(intent, state.task.index)
+        return state.lease is not None and self.queue.is_live(state.lease.intent, state.lease.row)
 
     def _send(
         self,
         step: Step,
         submission: Submission,
-        refs: Sequence[str],
+        tasks: Sequence[Task],
         states: dict[str, TaskState],
     ) -> bool:
         reply = self.client.submit(submission)
@@ -456,47 +659,62 @@ class Submitter:
             )
         alive = intent.job_id is not None
         if alive:
-            self.result.jobs.append((str(intent.job_id), step.name, len(refs)))
-            self.say(f"{step.name}: job {intent.job_id}, {_plural(len(refs), 'task')}")
-        for ref in refs:
-            state = states[ref]
-            states[ref] = TaskState(
-                ref, state.step, state.task, "queued" if alive else "failed", state.attempts,
-                intent=intent,
-            )  # fmt: skip
+            self.result.jobs.append((str(intent.job_id), step.name, len(tasks)))
+            self.say(f"{step.name}: job {intent.job_id}, {_plural(len(tasks), 'task')}")
+        for task in tasks:
+            ref = f"{step.name}/{task.id}"
+            states[ref] = replace(
+                states[ref],
+                state="queued" if alive else "failed",
+                failure=None,
+                lease=Lease(intent, task.index, task.key),
+                detail="",
+                dead_token=None,
+            )
         return True
 
     def _depends(
-        self,
-        tasks: Sequence[Any],
-        rows: Sequence[int],
-        offset: int,
-        states: Mapping[str, TaskState],
+        self, tasks: Sequence[Task], states: Mapping[str, TaskState], *, elementwise: bool
     ) -> tuple[Dependency, ...]:
-        """Jobs to wait for: element by element where both sides are arrays that match."""
-        waits: list[list[TaskState]] = [
-            [states[u] for u in task.upstream if states[u].state != "done"] for task in tasks
-        ]
-        ids = list(dict.fromkeys(str(s.job_id) for wait in waits for s in wait))
-        elementwise = (
-            self.client.scheduler.facts.elementwise
-            and len(rows) > 1
-            and len(ids) == 1
-            and all(
-                len(wait) == 1
-                and wait[0].intent is not None
-                and wait[0].intent.array_index(wait[0].task.index) == row - offset
-                for wait, row in zip(waits, rows, strict=True)
-            )
-        )
-        return tuple(Dependency(job_id, elementwise) for job_id in ids)
+        """Jobs to wait for.
 
+        Of an array that has failed elements no more than the elements themselves can be waited
+        for, and few elements are named in any case: what else is in that job does not matter.
+        """
+        upstream = dict.fromkeys(ref for task in tasks for ref in task.upstream)
+        by_job: dict[str, list[Lease]] = {}
+        for ref in upstream:
+            lease = states[ref].lease
+            if states[ref].state != "done" and lease is not None:
+                by_job.setdefault(str(lease.intent.job_id), []).append(lease)
+        found: list[str] = []
+        for job_id, leases in by_job.items():
+            few = len(tasks) == 1 and len(leases) <= _MOST_ELEMENTS
+            exact = self.client.scheduler.facts.element_ids and not elementwise
+            if exact and (few or not self._is_clean(leases[0].intent, states)):
+                found += dict.fromkeys(self._element(ls.intent, ls.row) for ls in leases)
+            else:
+                found.append(job_id)
+        return tuple(Dependency(job_id, elementwise) for job_id in found)
 
-def _holds(upstream: TaskState, intent: Intent) -> bool:
-    """Whether what a queued task waits for is done, or alive and the very job it waits for."""
-    if upstream.state == "done":
+    def _is_clean(self, intent: Intent, states: Mapping[str, TaskState]) -> bool:
+        """Whether no task of a submission has failed, or was submitted again since."""
+        for task in self.leases.tasks(intent) if intent.token in self.leases.intents else ():
+            state = states.get(f"{intent.step}/{task.id}")
+            if state is None or state.intent is None or state.intent.token != intent.token:
+                return False
+            if state.state not in ("done", *ALIVE):
+                return False
         return True
-    return upstream.state in ALIVE and upstream.job_id in intent.depends
+
+
+_MOST_ELEMENTS = 50
+"""So many elements are named in a dependency; beyond that it is the whole array."""
+
+
+def _base(job_id: str) -> str:
+    """The job of an element of a Slurm or local array (PBS jobs do not wait for elements)."""
+    return job_id.partition("_")[0]
 
 
 def _plural(n: int, what: str) -> str:
@@ -507,19 +725,23 @@ def planned_commands(run: RunDir, plan: Plan) -> list[str]:
     """The submit commands of a dry run: every task, with step names in place of job ids."""
     scheduler = make_scheduler(plan.settings["site"], run.path)
     submitter = Submitter(run, plan, Client(scheduler))
+    states: dict[str, TaskState] = {}
     commands = []
     for step in plan.steps:
-        upstream = dict.fromkeys(u.split("/")[0] for t in step.tasks for u in t.upstream)
-        same = all(len(t.upstream) == 1 and t.upstream[0].endswith(f"/{t.id}") for t in step.tasks)
-        for rows, offset in submitter.chunks([t.index for t in step.tasks]):
-            elementwise = same and scheduler.facts.elementwise and len(rows) > 1
-            submission = Submission(
-                run.job_dir(step.name) / "job.sh",
-                job_name(plan, step),
-                "TOKEN",
-                rows,
-                offset,
-                tuple(Dependency(f"<{name}>", elementwise) for name in upstream),
-            )
+        for task in step.tasks:
+            ref = f"{step.name}/{task.id}"
+            states[ref] = TaskState(ref, step, task, "waiting")
+        for number, (group, rows) in enumerate(submitter.planned(step, states), start=1):
+            submission = submitter.submission(step, rows, group, states, "TOKEN")
             commands.append(shlex.join(scheduler.submit_command(submission)))
+            name = step.name if number == 1 else f"{step.name}:{number}"
+            intent = Intent(
+                name, step.name, step.table, tuple(rows), step.resources["pack"], group.offset,
+                (), (), "", None, None, "", job_id=f"<{name}>",
+            )  # fmt: skip
+            for row in rows:
+                task = step.tasks[row - 1]
+                ref = f"{step.name}/{task.id}"
+                lease = Lease(intent, row, task.key)
+                states[ref] = TaskState(ref, step, task, "queued", lease=lease)
     return commands

@@ -1,6 +1,9 @@
 """What runs inside a job: claim the task, check what it builds on, do it, verify, publish.
 
-``python -m callmip_global.workflow.task RUN_DIR STEP ROW TOKEN``
+``python -m callmip_global.workflow.task RUN_DIR STEP UNIT TOKEN [ROW]``
+
+A unit is a row of tasks.tsv, or a pack of them: then each of its rows is run by a process of its
+own, side by side.
 
 The rules that make a task run exactly once (design, section 5):
 
@@ -19,10 +22,11 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +37,7 @@ from callmip_global.errors import CallmipError, Problem
 from callmip_global.files import write_json
 from callmip_global.workflow.client import make_scheduler
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify
-from callmip_global.workflow.journal import Intent, now
+from callmip_global.workflow.journal import Intent, now, unit_of
 from callmip_global.workflow.rundir import HEARTBEAT_S, Attempt, RunDir
 
 EXIT_FAILED = 1
@@ -44,23 +48,83 @@ class _Terminated(BaseException):
     """The scheduler asked the job to end."""
 
 
+def run_unit(run: RunDir, step_name: str, unit: int, token: str) -> int:
+    """Run what one job, or element, was submitted for; returns the exit code of the job."""
+    intent = run.journal.intents().get(token)
+    if intent is None or unit not in intent.units:
+        return _leave(f"{step_name} {unit}", "no such submission")
+    rows = [row for row in intent.rows if unit_of(row, intent.pack) == unit]
+    if intent.pack == 1:
+        return run_task(run, step_name, rows[0], token)
+    return _run_pack(run, step_name, unit, rows, token)
+
+
 def run_task(run: RunDir, step_name: str, row: int, token: str) -> int:
-    """Run one task under a token; returns the exit code of the job."""
+    """Run one task under a token; returns the exit code of the job.
+
+    ``row`` is that of the table which the token was submitted from.
+    """
     plan = run.plan()
-    step = plan.step(step_name)
-    task = step.tasks[row - 1]
-    ref = f"{step.name}/{task.id}"
-    lease = run.journal.latest().get(ref)
-    if lease is None or lease.token != token or lease.outcome in ("cancelled", "rejected"):
+    leases = run.leases()
+    intent = leases.intents.get(token)
+    if intent is None or row not in intent.row_set:
+        return _leave(f"{step_name} row {row}", "no such submission")
+    submitted = leases.tasks(intent)[intent.rows.index(row)]
+    ref = f"{step_name}/{submitted.id}"
+    try:
+        step, task = plan.step(step_name), plan.task(ref)
+    except KeyError:
+        return _leave(ref, "the plan has no such task any more")
+    lease = leases.latest(step, task)
+    cancelled = lease is not None and lease.intent.outcome in ("cancelled", "rejected")
+    if lease is None or lease.intent.token != token or cancelled:
         return _leave(ref, "another submission owns this task now")
-    if lease.key_of(task.id) != task.key:
+    if lease.key != task.key:
         return _leave(ref, "the plan changed since this job was submitted")
     if run.is_done(ref, task.key):
         return _leave(ref, "already done")
-    attempt = claim(run, plan, ref, task.key, lease)
+    attempt = claim(run, plan, ref, task.key, lease.intent)
     if attempt is None:
         return _leave(ref, "another live attempt owns this task")
-    return _Attempt(run, plan, step, task, attempt).perform()
+    return _Attempt(run, plan, step, task, attempt, lease.intent).perform()
+
+
+def _run_pack(run: RunDir, step_name: str, unit: int, rows: Sequence[int], token: str) -> int:
+    """Run the tasks of a pack side by side, each in a process of its own, and wait for all.
+
+    A task whose process was killed (by the memory limit, say) cannot speak for itself any more.
+    """
+    children = {
+        row: subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, str(run.path), step_name, str(unit), token,
+             str(row)],
+            stdin=subprocess.DEVNULL,
+        )
+        for row in rows
+    }  # fmt: skip
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        for child in children.values():
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signum)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    codes = {row: child.wait() for row, child in children.items()}
+    for row, code in codes.items():
+        if code < 0:
+            _speak_for(run, step_name, row, token, children[row].pid, code)
+    return EXIT_FAILED if any(codes.values()) else 0
+
+
+def _speak_for(run: RunDir, step_name: str, row: int, token: str, pid: int, code: int) -> None:
+    leases = run.leases()
+    intent = leases.intents[token]
+    task = leases.tasks(intent)[intent.rows.index(row)]
+    for attempt in run.attempts(f"{step_name}/{task.id}"):
+        if attempt.state == "running" and attempt.status["pid"] == pid:
+            failure = classify(attempt.path, "the process of this task was killed", code)
+            status = {**attempt.status, "state": "failed", "ended": now()}
+            write_json(attempt.path / "status.json", {**status, "failure": failure.to_json()})
 
 
 def _leave(ref: str, why: str) -> int:
@@ -116,9 +180,11 @@ def claim(run: RunDir, plan: Plan, ref: str, key: str, lease: Intent) -> Attempt
 class _Attempt:
     """One attempt from claim to publication."""
 
-    def __init__(self, run: RunDir, plan: Plan, step: Step, task: Task, attempt: Attempt) -> None:
+    def __init__(
+        self, run: RunDir, plan: Plan, step: Step, task: Task, attempt: Attempt, intent: Intent
+    ) -> None:
         self.run, self.plan, self.step, self.task = run, plan, step, task
-        self.attempt = attempt
+        self.attempt, self.intent = attempt, intent
         self.ref = f"{step.name}/{task.id}"
         self.begun = time.monotonic()
 
@@ -167,7 +233,7 @@ class _Attempt:
         The scheduler's word is not enough: Slurm runs a job whose dependency it has forgotten.
         Waits a little, for a marker made on another node may be slow to show.
         """
-        keys = self.plan.keys()
+        keys = {ref: self.plan.task(ref).key for ref in self.task.upstream}
         deadline = time.monotonic() + _UPSTREAM_WAIT_S
         while True:
             missing = [r for r in self.task.upstream if not self.run.is_done(r, keys[r])]
@@ -214,7 +280,7 @@ class _Attempt:
 
     def _ended_by_scheduler(self) -> Failure:
         spent = time.monotonic() - self.begun
-        limit = self.step.resources["walltime_s"]
+        limit = self.intent.walltime_s or self.step.resources["walltime_s"]
         if spent >= 0.9 * limit:
             return Failure("walltime", f"ended by the scheduler after {spent:.0f} s of {limit} s")
         return classify(self.attempt.path, "ended by the scheduler or the user", -signal.SIGTERM)
@@ -248,8 +314,10 @@ def _on_term(signum: int, frame: FrameType | None) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point of the job script."""
     try:
-        run_dir, step, row, token = arguments
-        return run_task(RunDir(Path(run_dir)), step, int(row), token)
+        run_dir, step, unit, token, *row = arguments
+        if row:
+            return run_task(RunDir(Path(run_dir)), step, int(row[0]), token)
+        return run_unit(RunDir(Path(run_dir)), step, int(unit), token)
     except (ValueError, KeyError, IndexError) as error:
         print(Problem("job arguments", found=f"{arguments} ({error})"), file=sys.stderr)
         return EXIT_FAILED

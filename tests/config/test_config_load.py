@@ -163,13 +163,13 @@ def test_segments_cover_a_phase_and_none_is_empty(length: int, size: int, cycles
 CASES = {
     "unknown-key": (
         ("restart: [", "restat: ["),
-        "13: run.restat: found an unknown key, wanted one of: environment, files, inputs, command,"
-        " restart, outputs, phases, tiles, calendar, fixed. Did you mean 'restart'?",
+        "13: run.restat: found an unknown key, wanted one of: environment, files, inputs,"
+        " executables, options, command, restart, outputs, phases, tiles, calendar, fixed, disk. Did you mean 'restart'?",
     ),
     "unknown-top-key": (
         ("site: site.yaml", "site: site.yaml\nqueue: normal"),
         "22: queue: found an unknown key, wanted one of: model, protocol, simulations, stages, run,"
-        " variables, site, resources, output, benchmark",
+        " variables, site, resources, output, benchmark, retry",
     ),
     "unquoted-walltime": (
         ('walltime: "10:00:00"', "walltime: 10:00:00"),
@@ -202,7 +202,7 @@ CASES = {
     "default-of-all-steps": (
         ("  run: {tasks", "  default: {cpu: 1}\n  run: {tasks"),
         "23: resources.default.cpu: found an unknown key, wanted one of: nodes, tasks, cpus,"
-        " memory, walltime, queue, account, directives. Did you mean 'cpus'?",
+        " memory, walltime, queue, account, directives, pack. Did you mean 'cpus'?",
     ),
     "number-as-version": (
         ("version: v1", "version: 1.0"),

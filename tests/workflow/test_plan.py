@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callmip_global.config.plan import Plan, plan_from_json, segments
+from callmip_global.config.plan import Plan, plan_from_json, run_context, segments, tasks_table
 from callmip_global.config.schema import Phase
 from callmip_global.workflow.api import plan_experiment
 
@@ -115,7 +115,9 @@ def test_members_and_tiles_are_tasks_and_tiles_are_merged(toy: Any) -> None:
 
 def test_a_simulation_holds_what_it_does_not_vary(toy: Any) -> None:
     toy.tree["simulations"] = ["S3", "CO2"]
-    tasks = {t.id: t.context for t in plan_of(toy).step("run-historical-1963-2024").tasks}
+    plan = plan_of(toy)
+    step = plan.step("run-historical-1963-2024")
+    tasks = {t.id: run_context(plan, step, t) for t in step.tasks}
     s3, co2 = tasks["S3.Prior"], tasks["CO2.Prior"]
     assert (s3["climate"], s3["climate_first_year"], s3["co2"]) == ("actual", 1963, "yearly")
     assert (co2["climate"], co2["climate_first_year"], co2["climate_last_year"]) == (
@@ -128,7 +130,9 @@ def test_a_simulation_holds_what_it_does_not_vary(toy: Any) -> None:
 
 def test_the_plan_survives_json(toy: Any) -> None:
     plan = plan_of(toy)
-    again = plan_from_json(json.loads(json.dumps(plan.to_json())), "plan.json")
+    tables = {step.name: tasks_table(step.tasks) for step in plan.steps}
+    value = json.loads(json.dumps(plan.to_json()))
+    again = plan_from_json(value, "plan.json", lambda name, digest: tables[name])
     assert json.dumps(again.to_json()) == json.dumps(plan.to_json())
     assert again.keys() == plan.keys()
 

@@ -30,17 +30,19 @@ def run(toy: Any) -> RunDir:
 
 def intend(run: RunDir, token: str, replaces: tuple[str, ...] = ()) -> None:
     """What `submit` writes before it submits the first step's first task."""
-    first = run.plan().step(STEP).tasks[0]
     run.journal.append(
         "intent",
         token=token,
         step=STEP,
-        tasks=[first.id],
-        keys=[first.key],
+        table=run.plan().step(STEP).table,
         rows=[1],
+        pack=1,
         offset=0,
         depends=[],
         replaces=list(replaces),
+        retry="",
+        walltime_s=None,
+        memory_bytes=None,
     )
 
 
