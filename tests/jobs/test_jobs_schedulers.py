@@ -33,7 +33,7 @@ def submission(*indices: int, offset: int = 0, depends: tuple[Dependency, ...] =
 
 @given(st.sets(st.integers(1, 300), min_size=1))
 def test_ranges_say_exactly_the_indices_they_were_made_of(indices: set[int]) -> None:
-    assert expand_ranges(index_ranges(sorted(indices))) == sorted(indices)
+    assert list(expand_ranges(index_ranges(sorted(indices)))) == sorted(indices)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_pbs_job_id_keeps_brackets_and_server(stdout: str, wanted: str | None) -
 def test_squeue_lists_elements_and_the_token_of_each() -> None:
     text = "12_1|tok|RUNNING|None\n12_2|tok|PENDING|Dependency\n9|(null)|FAILED|NonZeroExitCode\n"
     assert Slurm().parse_list(Answer(0, text, "")) == [
-        JobRecord("12", 1, "tok", JobState.LIVE, "RUNNING"),
-        JobRecord("12", 2, "tok", JobState.LIVE, "PENDING (Dependency)"),
+        JobRecord("12", range(1, 2), "tok", JobState.LIVE, "RUNNING"),
+        JobRecord("12", range(2, 3), "tok", JobState.LIVE, "PENDING (Dependency)"),
         JobRecord("9", None, "(null)", JobState.FAILED, "FAILED (NonZeroExitCode)"),
     ]
 
@@ -135,7 +135,11 @@ def test_squeue_lists_elements_and_the_token_of_each() -> None:
 def test_a_pending_array_that_squeue_keeps_in_one_line_is_still_its_elements() -> None:
     found = Slurm().parse_list(Answer(0, "12_[3-5,9%2]|tok|PENDING|Resources\n", ""))
     assert found is not None
-    assert [r.index for r in found] == [3, 4, 5, 9]
+    assert [(list(r.indices or ()), r.size) for r in found] == [([3, 4, 5, 9], 4)]
+
+
+def test_a_list_of_indices_that_squeue_cuts_short_is_no_answer() -> None:
+    assert Slurm().parse_list(Answer(0, "12_[3,5,9,...]|tok|PENDING|Resources\n", "")) is None
 
 
 @pytest.mark.parametrize("code", [1, 124])
@@ -235,10 +239,10 @@ Job Id: 77.pbs1
 def test_qstat_text_gives_elements_tokens_and_states() -> None:
     assert Pbs().parse_list(Answer(0, QSTAT, "")) == [
         JobRecord("1000[].pbs1", None, "callmip-aaa", JobState.LIVE, "B"),
-        JobRecord("1000[].pbs1", 2, "callmip-aaa", JobState.UNKNOWN, "E"),
+        JobRecord("1000[].pbs1", (2,), "callmip-aaa", JobState.UNKNOWN, "E"),
         JobRecord("1001.pbs1", None, "callmip-bbb", JobState.LIVE, "H"),
         JobRecord("1002[].pbs1", None, "callmip-ccc", JobState.LIVE, "H"),
-        JobRecord("1002[].pbs1", 1, "callmip-ccc", JobState.LIVE, "Q"),
+        JobRecord("1002[].pbs1", (1,), "callmip-ccc", JobState.LIVE, "Q"),
     ]
 
 

@@ -19,6 +19,16 @@ from callmip_global.workflow.task import run_task
 
 STEP = "run-spinup-c01"
 REF = f"{STEP}/S3.Prior"
+INTENT: dict[str, Any] = {
+    "rows": [1],
+    "pack": 1,
+    "offset": 0,
+    "depends": [],
+    "replaces": [],
+    "retry": "",
+    "walltime_s": None,
+    "memory_bytes": None,
+}
 
 
 @pytest.fixture
@@ -28,21 +38,14 @@ def run(toy: Any) -> RunDir:
     return run
 
 
-def intend(run: RunDir, token: str, replaces: tuple[str, ...] = ()) -> None:
-    """What `submit` writes before it submits the first step's first task."""
+def intend(run: RunDir, token: str, step: str = STEP, **changes: Any) -> None:
+    """What `submit` writes before it submits a step's first task."""
     run.journal.append(
         "intent",
         token=token,
-        step=STEP,
-        table=run.plan().step(STEP).table,
-        rows=[1],
-        pack=1,
-        offset=0,
-        depends=[],
-        replaces=list(replaces),
-        retry="",
-        walltime_s=None,
-        memory_bytes=None,
+        step=step,
+        table=run.plan().step(step).table,
+        **{**INTENT, **changes},
     )
 
 
@@ -111,7 +114,7 @@ def test_a_job_started_again_by_the_scheduler_makes_a_new_attempt(
 
 def test_a_job_takes_over_from_one_the_scheduler_had_let_go_of(run: RunDir, toy: Any) -> None:
     intend(run, "t1")
-    intend(run, "t2", replaces=("t1",))
+    intend(run, "t2", replaces=["t1"])
     left_running(run)
     assert run_task(run, STEP, 1, "t2") == 0
     assert attempts(run) == ["running", "done"]
@@ -161,12 +164,7 @@ def test_a_task_whose_upstream_is_not_done_fails_without_running(
     run: RunDir, toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task, "_UPSTREAM_WAIT_S", 0.1)
-    plan = run.plan()
-    second = plan.step("run-spinup-c02").tasks[0]
-    run.journal.append(
-        "intent", token="t", step="run-spinup-c02", tasks=[second.id], keys=[second.key],
-        rows=[1], offset=0, depends=["5"], replaces=[],
-    )  # fmt: skip
+    intend(run, "t", step="run-spinup-c02", depends=["5"])
     assert run_task(run, "run-spinup-c02", 1, "t") == 1
     failure = run.attempts("run-spinup-c02/S3.Prior")[0].status["failure"]
     assert failure["class"] == "upstream"
@@ -207,8 +205,7 @@ def test_a_parameter_file_changed_since_submit_is_not_run_with(run: RunDir, toy:
 
 def test_a_journal_line_cut_short_by_a_crash_loses_nothing_else(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("intent", token="a", step="s", tasks=["x"], keys=["k"], rows=[1], offset=0,
-                   depends=[], replaces=[])  # fmt: skip
+    journal.append("intent", token="a", step="s", table="", **INTENT)
     with journal.path.open("a") as file:
         file.write('{"event": "submitted", "token": "a", "job')
     assert journal.intents()["a"].is_open

@@ -3,7 +3,7 @@
 #SBATCH --cpus-per-task=1
 #SBATCH --export=NONE
 #SBATCH --job-name=CLASSIC.v2-run-historical
-#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --kill-on-invalid-dep=no
 #SBATCH --mem=194560M
 #SBATCH --nodes=2
 #SBATCH --ntasks=96

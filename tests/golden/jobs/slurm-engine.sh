@@ -2,7 +2,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --export=NONE
 #SBATCH --job-name=CLASSIC.v2-regrid
-#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --kill-on-invalid-dep=no
 #SBATCH --mem=32768M
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
