@@ -90,18 +90,21 @@ def test_a_failing_segment_is_told_mended_and_resumed(
     slurm_toy.submit()
     states = slurm_toy.wait()
     assert states["run-historical-1901-1962/S3.Posterior"] == "failed"
-    assert states["run-historical-1963-2024/S3.Posterior"] == "blocked"
+    assert states["run-historical-1963-2024/S3.Posterior"] == "held"
     assert states["run-historical-1963-2024/S3.Prior"] == "done"
     told = slurm_toy.cli("status", str(slurm_toy.run_dir))
     assert told.returncode == 1
     assert "exit code 3" in told.stdout
     flag.unlink()
-    slurm_toy.submit(retry_failed=True)
+    # The dependent keeps its place in the queue and waits for the new job.
+    result = slurm_toy.submit(retry_failed=True)
+    assert [(step, n) for _, step, n in result.jobs] == [("run-historical-1901-1962", 1)]
+    assert result.repaired == 1
     assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == sorted([*calls, "posterior 1901 1962 after 2"])
 
 
-def test_resume_right_after_a_failure_replaces_dependents_that_would_never_run(
+def test_resume_right_after_a_failure_repairs_dependents_that_would_never_run(
     slurm_toy: Any, slurm: Any, calls: list[str]
 ) -> None:
     flag = slurm_toy.folder / "broken"
