@@ -8,8 +8,9 @@ return together in the order of the items.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import Protocol, TypeVar
 
 S = TypeVar("S")
@@ -31,12 +32,12 @@ class TaskMap(Protocol):
 
     def __call__(
         self, function: Callable[[S, T], R], shared: S, items: Sequence[T]
-    ) -> Iterator[tuple[int, R]]: ...
+    ) -> Generator[tuple[int, R]]: ...
 
 
 def one_by_one(
     function: Callable[[S, T], R], shared: S, items: Sequence[T]
-) -> Iterator[tuple[int, R]]:
+) -> Generator[tuple[int, R]]:
     """One unit after the other, in this thread: least memory."""
     for position, item in enumerate(items):
         yield position, function(shared, item)
@@ -44,7 +45,7 @@ def one_by_one(
 
 def in_threads(
     function: Callable[[S, T], R], shared: S, items: Sequence[T]
-) -> Iterator[tuple[int, R]]:
+) -> Generator[tuple[int, R]]:
     """As many units at a time as this process has processors (at most 8)."""
     threads = max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(threads) as pool:
@@ -69,7 +70,9 @@ def run_units(
     ``each`` runs in the caller's thread, so it may keep the one ledger of what is done.
     """
     results: dict[int, R] = {}
-    for position, result in task_map(function, shared, items):
-        results[position] = result
-        each(items[position], result, len(results) / len(items))
+    # Closed at once when ``each`` raises: what is under way elsewhere ends.
+    with closing(task_map(function, shared, items)) as finished:
+        for position, result in finished:
+            results[position] = result
+            each(items[position], result, len(results) / len(items))
     return [results[position] for position in range(len(items))]

@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from callmip_global.cli.options import require_paths
+from callmip_global.cli.scale_out import (
+    DaskOption,
+    SiteOption,
+    WorkerSetOption,
+    WorkersOption,
+    spread,
+)
 
 
 def benchmark(
@@ -28,6 +35,10 @@ def benchmark(
     region: Annotated[
         list[str] | None, typer.Option(help="Region; all of them when not given. May be repeated.")
     ] = None,
+    dask: DaskOption = None,
+    workers: WorkersOption = None,
+    site: SiteOption = None,
+    overrides: WorkerSetOption = None,
 ) -> None:
     """Score prior and posterior runs against reference products and write a report.
 
@@ -43,6 +54,7 @@ def benchmark(
     from callmip_global.benchmark.run import FREQUENCIES, raise_problems
     from callmip_global.config.products import load_products
     from callmip_global.grid import Grid
+    from callmip_global.parallel import one_by_one
     from callmip_global.regrid import regrid_dataset
 
     def regridder(ds: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -52,7 +64,12 @@ def benchmark(
     console = Console(stderr=True)
     chosen = load_products(products)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        spread(
+            dask, workers, site, overrides, kind="benchmark", out=out, console=bar.console
+        ) as task_map,
+    ):
         task = bar.add_task("reading", total=1.0)
         summary = run_benchmark(
             [path for given in inputs for path in _stores_in(given)],
@@ -62,6 +79,7 @@ def benchmark(
             frequencies=frequency or FREQUENCIES,
             regions=region or tuple(REGIONS),
             progress=lambda text, share: bar.update(task, description=text, completed=share),
+            task_map=task_map or one_by_one,
         )
         bar.update(task, description="report", completed=1.0)
         report = write_report(out, out=out / "report.html")

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callmip_global.cli.options import require_paths
+from callmip_global.cli.scale_out import (
+    DaskOption,
+    SiteOption,
+    WorkerSetOption,
+    WorkersOption,
+    spread,
+)
 from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS
 
 if TYPE_CHECKING:
@@ -28,6 +35,10 @@ def harmonize(
         Path, typer.Option("--manifest", help="What they are: model, stage, variables, years.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The collection that gets the stores.")],
+    dask: DaskOption = None,
+    workers: WorkersOption = None,
+    site: SiteOption = None,
+    overrides: WorkerSetOption = None,
     report: ReportOption = None,
 ) -> None:
     """Bring handed-in model output onto the standard grids, with a report of every file.
@@ -41,13 +52,19 @@ def harmonize(
     from callmip_global.workflow.ingest import ingest
 
     loaded = load_manifest(manifest)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with (
+        Progress(console=Console(stderr=True), transient=True) as bar,
+        spread(
+            dask, workers, site, overrides, kind="harmonize", out=out, console=bar.console
+        ) as task_map,
+    ):
         task = bar.add_task("reading headers", total=1.0)
         stores, entries = ingest(
             submissions,
             loaded,
             collection=out,
             progress=lambda text, share: bar.update(task, description=text, completed=share),
+            task_map=task_map,
         )
     for store in stores:
         print(store)

@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from callmip_global.cli.scale_out import (
+    DaskOption,
+    SiteOption,
+    WorkerSetOption,
+    WorkersOption,
+    spread,
+)
+
 
 def regrid(
     inputs: Annotated[
@@ -22,16 +30,39 @@ def regrid(
     frequency: Annotated[
         str | None, typer.Option(help="mon or yr: which group of a store that has both.")
     ] = None,
+    dask: DaskOption = None,
+    workers: WorkersOption = None,
+    site: SiteOption = None,
+    overrides: WorkerSetOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
     """Regrid conservatively; the store has the variables at its root, valid_fraction beside them.
 
     Integrals over the result are sums of value x areacella x valid_fraction.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from callmip_global.grid import standard_grid
+    from callmip_global.parallel import in_threads
     from callmip_global.regrid import regrid_files
 
-    report = regrid_files(inputs, grid=standard_grid(grid), out=out, frequency=frequency)
+    target = standard_grid(grid)
+    with (
+        Progress(console=Console(stderr=True), transient=True) as bar,
+        spread(
+            dask, workers, site, overrides, kind="regrid", out=out, console=bar.console
+        ) as task_map,
+    ):
+        task = bar.add_task("reading", total=1.0)
+        report = regrid_files(
+            inputs,
+            grid=target,
+            out=out,
+            frequency=frequency,
+            progress=lambda text, share: bar.update(task, description=text, completed=share),
+            task_map=task_map or in_threads,
+        )
     if json:
         typer.echo(json_text.dumps(report, indent=1, sort_keys=True))
         return

@@ -465,7 +465,8 @@ class Resources(Strictly):
     ``tasks`` are processes (MPI ranks) of the whole job, ``cpus`` the cores of each process,
     ``memory_bytes`` is per node. ``directives`` are extra options as they would follow ``#SBATCH``
     or ``#PBS``. ``pack``: up to so many tasks of the step share one job, side by side; all else is
-    then that of the job.
+    then that of the job. ``workers``: a task of harmonize, regrid or benchmark spreads its work
+    over up to so many further jobs, each with these resources.
     """
 
     nodes: Count = 1
@@ -481,6 +482,7 @@ class Resources(Strictly):
     account: FilledText | None = None
     directives: tuple[FilledText, ...] = ()
     pack: Count = 1
+    workers: Count = 1
 
     @model_validator(mode="after")
     def _tasks_fill_nodes(self) -> Resources:

@@ -89,9 +89,11 @@ class Site(Strictly):
     may have, such as ``mem`` where memory comes with the node. ``resource_line`` is what follows
     ``-l`` on PBS, with the names {nodes} {tasks} {cpus} {tasks_per_node} {cpus_per_node}
     {cpus_total} {memory_mb} {memory_total_mb}. ``export_environment``: jobs inherit the submitting
-    shell's environment. ``requires``: what the group must set under ``resources``, with its
-    meaning: ``account``, ``queue``, or how a directive begins, such as ``-P``. ``defaults`` is a
-    part of an experiment file that the experiment overrides.
+    shell's environment. ``interface`` is the network that nodes reach each other by, such as
+    ``ib0``, for dask workers on several nodes; without it the one that leads outside is taken.
+    ``requires``: what the group must set under ``resources``, with its meaning: ``account``,
+    ``queue``, or how a directive begins, such as ``-P``. ``defaults`` is a part of an experiment
+    file that the experiment overrides.
     """
 
     name: FilledText = Field(description="the site's name")
@@ -107,6 +109,7 @@ class Site(Strictly):
     resource_line: FilledText | None = None
     export_environment: Flag = False
     shell_setup: Text = ""
+    interface: FilledText | None = None
     poll_seconds: Count = 30
     requires: dict[FilledText, FilledText] = Field(default_factory=dict)
     defaults: dict[str, Any] = Field(default_factory=dict)

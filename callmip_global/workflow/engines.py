@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.files import fsync_folder
+from callmip_global.workflow.failures import Failure, TaskFailedError
 from callmip_global.workflow.model_run import Markers, output_files
 from callmip_global.workflow.rundir import RunDir
+
+SPREAD = ("harmonize", "regrid", "benchmark")
+"""Kinds of steps whose units may run on several workers."""
 
 _PROGRESS_EVERY_S = 5.0
 
@@ -25,7 +30,9 @@ def run_engine(
     """Run one engine task; returns what the success marker records.
 
     Stores, benchmark and export folders are made under a temporary name and renamed by their
-    writers, so a reader never sees half of one. Raises CallmipError for data that cannot be used.
+    writers, so a reader never sees half of one. Where ``resources`` ask for several workers this
+    job is their driver: it starts them as further jobs of the site. Raises CallmipError for data
+    that cannot be used, TaskFailedError where the workers fail.
     """
     work: Callable[..., dict[str, Any]] = {
         "harmonize": _harmonize,
@@ -34,7 +41,36 @@ def run_engine(
         "report": _report,
         "export": _export,
     }[step.kind]
-    return work(run, plan, task, attempt, upstream)
+    with _workers(plan, step, attempt) as spread:
+        return work(run, plan, task, attempt, upstream, **spread)
+
+
+@contextlib.contextmanager
+def _workers(plan: Plan, step: Step, attempt: Path) -> Iterator[dict[str, Any]]:
+    """``task_map`` over the workers that the step asks for; nothing where it is one."""
+    workers = step.resources.get("workers", 1)
+    if workers == 1 or step.kind not in SPREAD:
+        yield {}
+        return
+    from callmip_global.workflow import scale_out
+
+    site, folder = plan.settings["site"], attempt / "dask"
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    name = f"{plan.name}-{step.name}"
+    try:
+        with (
+            scale_out.local_map(workers=workers, folder=folder, say=say)
+            if site["scheduler"] == "local"
+            else scale_out.cluster_map(
+                site, step.resources, workers=workers, folder=folder, name=name, say=say
+            )
+        ) as task_map:
+            yield {"task_map": task_map}
+    except scale_out.WorkersError as error:
+        raise TaskFailedError(Failure(error.kind, str(error))) from None
 
 
 def _store_name(plan: Plan, task: Task, grid: str) -> Any:
@@ -54,7 +90,7 @@ def _store_name(plan: Plan, task: Task, grid: str) -> Any:
 
 
 def _harmonize(
-    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers, **spread: Any
 ) -> dict[str, Any]:
     from callmip_global.config.variable_map import load_variable_map
     from callmip_global.harmonize import harmonize_run
@@ -70,6 +106,7 @@ def _harmonize(
         frequencies=settings["frequencies"],
         out=_prepare(run.stores) / name.text,
         progress=progress_printer(),
+        **spread,
     )
     _write_report(attempt, report)
     return {"outputs": {}, "stores": [name.text]}
@@ -89,7 +126,7 @@ def _attributes(plan: Plan, task: Task) -> dict[str, str]:
 
 
 def _regrid(
-    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers, **spread: Any
 ) -> dict[str, Any]:
     from callmip_global.grid import standard_grid
     from callmip_global.regrid import regrid_store
@@ -102,13 +139,14 @@ def _regrid(
         out=_prepare(run.stores) / name.text,
         name=name,
         progress=progress_printer(),
+        **spread,
     )
     _write_report(attempt, report)
     return {"outputs": {}, "stores": [name.text]}
 
 
 def _benchmark(
-    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers
+    run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers, **spread: Any
 ) -> dict[str, Any]:
     from callmip_global.benchmark import run_benchmark
     from callmip_global.config.products import load_products
@@ -123,6 +161,7 @@ def _benchmark(
         frequencies=tuple(plan.settings["frequencies"]),
         regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
         progress=progress_printer(),
+        **spread,
     )
     replace_folder(out, run.path / "benchmark")
     # A product that cannot be used is told, but must not cost the scores of the others.

@@ -23,6 +23,7 @@ from callmip_global.harmonize.submission import (
     variable_entries,
 )
 from callmip_global.harmonize.variable_map import VariableMap
+from callmip_global.parallel import TaskMap, in_threads, one_by_one
 from callmip_global.regrid import regrid_store
 from callmip_global.store import StoreName
 
@@ -35,12 +36,14 @@ def ingest(
     *,
     collection: Path,
     progress: Progress = lambda _text, _share: None,
+    task_map: TaskMap | None = None,
 ) -> tuple[list[Path], list[Entry]]:
     """Stores of a submission in ``collection``, one per grid of the manifest, and the report.
 
     Every file below the submissions and every variable of the map appears in the report: what is
-    broken is refused and the rest goes on. A refused variable is in no store. UsageError when a
-    submission does not exist.
+    broken is refused and the rest goes on. A refused variable is in no store. ``task_map``: where
+    the units of harmonizing and regridding run, None for this process. UsageError when a submission
+    does not exist.
     """
     missing = [
         Problem(str(path), found="nothing there") for path in submissions if not path.exists()
@@ -68,14 +71,14 @@ def ingest(
     work = collection / f".ingest-{_name(manifest, 'native').text}"
     work.mkdir(exist_ok=True)
     try:
-        native, found = _harmonized(files, manifest, years, work, progress)
+        native, found = _harmonized(files, manifest, years, work, progress, task_map)
         entries += found
         stores: list[Path] = []
         for grid in manifest.file.grids:
             if native is None:
                 break
             try:
-                stores.append(_regridded(native, manifest, grid, collection, progress))
+                stores.append(_regridded(native, manifest, grid, collection, progress, task_map))
             except DataError as error:
                 entries.append(refused("", f"all on {grid}", "regridding", error.problems))
     finally:
@@ -123,6 +126,7 @@ def _harmonized(
     years: tuple[int, int],
     work: Path,
     progress: Progress,
+    task_map: TaskMap | None,
 ) -> tuple[Path | None, list[Entry]]:
     """The native store of all variables that can be had (None if none can), and their entries."""
     variable_map, name = manifest.variable_map, _name(manifest, "native")
@@ -139,6 +143,7 @@ def _harmonized(
                 out=work / name.text,
                 variables=wanted,
                 progress=progress,
+                task_map=task_map or one_by_one,
             )
         except RefusedVariablesError as error:
             common = error.by_variable.get("", ())
@@ -157,11 +162,23 @@ def _harmonized(
 
 
 def _regridded(
-    native: Path, manifest: Manifest, grid: str, collection: Path, progress: Progress
+    native: Path,
+    manifest: Manifest,
+    grid: str,
+    collection: Path,
+    progress: Progress,
+    task_map: TaskMap | None,
 ) -> Path:
     name = _name(manifest, grid)
     out = collection / name.text
-    regrid_store(native, grid=standard_grid(grid), out=out, name=name, progress=progress)
+    regrid_store(
+        native,
+        grid=standard_grid(grid),
+        out=out,
+        name=name,
+        progress=progress,
+        task_map=task_map or in_threads,
+    )
     return out
 
 
