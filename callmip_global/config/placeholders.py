@@ -8,11 +8,11 @@ and see the same context.
 from __future__ import annotations
 
 import re
-import shlex
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from callmip_global.config.shell import insert
 from callmip_global.config.yaml_source import nearest
 from callmip_global.errors import Problem, UsageError
 
@@ -86,27 +86,30 @@ def expand(
 ) -> str:
     """``template`` with every placeholder replaced by its value in ``context``.
 
-    ``quote``: every inserted value is shell-quoted. Values: text, numbers, paths; true/false for
-    bool; a list becomes its items with spaces between; a mapping is reached by ``{name.key}``.
+    ``quote``: the text is a shell command, in which every inserted value is read as (part of) one
+    argument; one with special characters inside quotes, a comment or a here-document is a problem
+    (see `callmip_global.config.shell`). Values: text, numbers, paths; true/false for bool; a list
+    becomes its items with spaces between; a mapping is reached by ``{name.key}``.
     UsageError (every problem at once, at ``where``/``key``) for an unknown name, one without a
     value here, a format other than ``:03d`` on a whole number, ``${x}``, or a lone brace.
     """
     problems: list[Problem] = []
-
-    def value_of(match: re.Match[str]) -> str:
+    text, end = "", 0
+    for match in _TOKEN.finditer(template):
         token = match.group()
+        text += template[end : match.start()]
+        end = match.end()
         if token in ("{{", "}}"):
-            return token[0]
+            text += token[0]
+            continue
         try:
-            return _text(token, context, quote)
+            text += _text(token, context, text if quote else None)
         except _RefusedError as refused:
             problems.append(Problem(where, key, repr(token), refused.wanted, refused.remedy))
-            return token
-
-    text = _TOKEN.sub(value_of, template)
+            text += token
     if problems:
         raise UsageError(dict.fromkeys(problems))
-    return text
+    return text + template[end:]
 
 
 def placeholder_names(template: str) -> frozenset[str]:
@@ -161,8 +164,10 @@ def render_template(text: str, context: Mapping[str, Any], *, where: str) -> str
     name, or whatever else fails inside the template. One template is one file: no includes.
     """
     import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = jinja2.Environment(
+    # Sandboxed: like placeholders, a template reaches values and not into Python.
+    environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     try:
@@ -202,7 +207,8 @@ class _RefusedError(Exception):
         self.remedy = remedy
 
 
-def _text(token: str, context: Mapping[str, Any], quote: bool) -> str:
+def _text(token: str, context: Mapping[str, Any], before: str | None) -> str:
+    """What takes the place of a token; ``before``: the shell command up to it, if it is one."""
     if token.startswith("$"):
         name = token[2:-1]
         raise _RefusedError(
@@ -236,13 +242,19 @@ def _text(token: str, context: Mapping[str, Any], quote: bool) -> str:
             raise _RefusedError(f"{{{name}}}", f"{name} is no whole number, so it has no width.")
         return str(value).zfill(int(width)) if ":0" in token else str(value).rjust(int(width))
     if isinstance(value, list | tuple):
-        return " ".join(_plain(v, quote) for v in value)
-    return _plain(value, quote)
+        return " ".join(_plain(v, before, token) for v in value)
+    return _plain(value, before, token)
 
 
-def _plain(value: Any, quote: bool) -> str:
+def _plain(value: Any, before: str | None, token: str) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return shlex.quote(text) if quote else text
+    if before is None:
+        return text
+    try:
+        return insert(text, before)
+    except ValueError as error:
+        remedy = f"Take {token} out of the quotes: it is quoted for you, here as {text!r}."
+        raise _RefusedError(str(error), remedy) from None
 
 
 _WITHOUT = {
