@@ -202,7 +202,7 @@ CASES = {
     "default-of-all-steps": (
         ("  run: {tasks", "  default: {cpu: 1}\n  run: {tasks"),
         "23: resources.default.cpu: found an unknown key, wanted one of: nodes, tasks, cpus,"
-        " memory, walltime, queue, account, directives, pack. Did you mean 'cpus'?",
+        " memory, walltime, queue, account, directives, pack, workers. Did you mean 'cpus'?",
     ),
     "number-as-version": (
         ("version: v1", "version: 1.0"),
