@@ -497,10 +497,11 @@ class Submitter:
         return indices.pop() if len(indices) == 1 else None
 
     def largest_array(self, step: Step) -> int:
-        """How many elements one job of a step may have."""
+        """How many elements one job of a step may have: an array is queued as a whole."""
         if not self.site["arrays"]:
             return 1
-        return int(self.site["max_array_size"] or self.client.scheduler.facts.largest_array)
+        largest = int(self.site["max_array_size"] or self.client.scheduler.facts.largest_array)
+        return min(largest, self.site["max_queued"] or largest)
 
     def planned(
         self, step: Step, states: Mapping[str, TaskState]
