@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from callmip_global.cli.options import JsonOption, SetOption, print_json
 
 if TYPE_CHECKING:
     from callmip_global.config.load import LoadedExperiment
+    from callmip_global.workflow.preflight import Check
 
 
 def init(
@@ -34,13 +36,27 @@ def validate(
     experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
     overrides: SetOption = None,
     json: JsonOption = False,
+    site: Annotated[
+        bool, typer.Option("--site", help="Ask the site's scheduler and disk too; submit nothing.")
+    ] = False,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="With --site. Default: as for submit."),
+    ] = None,
 ) -> None:
     """Say everything that is wrong with an experiment, before anything is submitted."""
     from callmip_global.config.validate import check_experiment
     from callmip_global.errors import EXIT_USAGE, UsageError
 
+    checks: list[Check] = []
     try:
-        loaded, problems = check_experiment(experiment, overrides or [])
+        if site:
+            from callmip_global.workflow.preflight import validate_at_site
+
+            loaded, found = validate_at_site(experiment, overrides or [], run_dir)
+            problems, checks = found.problems, found.checks
+        else:
+            loaded, problems = check_experiment(experiment, overrides or [])
     except UsageError as error:
         if not json:
             raise
@@ -49,15 +65,36 @@ def validate(
     if json:
         report: dict[str, Any] = {"experiment": str(experiment), "valid": valid}
         report["problems"] = [asdict(problem) for problem in problems]
+        if site:
+            report["checks"] = [asdict(check) for check in checks]
         if loaded is not None and valid:
             report["summary"] = _counts(loaded)
         print_json(report)
         if not valid:
             raise typer.Exit(EXIT_USAGE)
         return
+    if checks:
+        _print_checks(checks)
     if loaded is None or problems:
         raise UsageError(problems)
     print(summary(loaded))
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    """What was looked at and is fine; a line each where the output is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for check in checks:
+            print(f"{check.what}: {check.found}")
+        return
+    table = Table.grid(padding=(0, 2))
+    for check in checks:
+        table.add_row(Text(check.what, style="bold"), Text(check.found))
+    console.print(table)
 
 
 def _counts(loaded: LoadedExperiment) -> dict[str, Any]:

@@ -640,7 +640,7 @@ def _matches(text: str, listings: dict[str, list[str]]) -> bool:
     return any(fnmatchcase(entry, wanted) for entry in listings[folder])
 
 
-def _step_kinds(loaded: LoadedExperiment) -> list[StepKind]:
+def step_kinds(loaded: LoadedExperiment) -> list[StepKind]:
     """The kinds of steps this experiment will have."""
     benchmark = loaded.experiment.benchmark
     kinds: list[StepKind] = ["run", "harmonize", "regrid", "export"]
@@ -655,7 +655,7 @@ def _site(loaded: LoadedExperiment) -> Iterator[Problem]:
     """Queues exist, limits are kept, and what the site requires of the group is there."""
     site = loaded.site
     lacking: dict[str, list[str]] = {}
-    for kind in _step_kinds(loaded):
+    for kind in step_kinds(loaded):
         asked = loaded.resources(kind)
         given = (*asked.directives, *site.directives)
         for need in site.requires:
@@ -667,7 +667,7 @@ def _site(loaded: LoadedExperiment) -> Iterator[Problem]:
             if not has:
                 lacking.setdefault(need, []).append(kind)
         yield from _limits(loaded, kind)
-    everything = len(_step_kinds(loaded))
+    everything = len(step_kinds(loaded))
     for need, kinds in lacking.items():
         name = need if need in ("account", "queue") else "directives"
         block = "default" if len(kinds) == everything else kinds[0]
