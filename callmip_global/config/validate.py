@@ -41,6 +41,7 @@ from callmip_global.config.schema import (
     StepKind,
     phase_forcing,
 )
+from callmip_global.config.unset import unset_values
 from callmip_global.config.yaml_source import KeyPath
 from callmip_global.errors import CallmipError, Problem, UsageError
 from callmip_global.resources import walltime_text
@@ -65,7 +66,11 @@ def validate_experiment(loaded: LoadedExperiment) -> list[Problem]:
         _variables,
         _products,
     )
-    problems = [problem for check in checks for problem in check(loaded)]
+    unset = unset_values(loaded)
+    told = {problem.where for problem in unset}
+    # That there is no file SET_FORCING/... only follows.
+    others = [p for check in checks for p in check(loaded) if p.where not in told]
+    problems = [*unset, *others]
     return sorted(dict.fromkeys(problems), key=lambda p: problem_order(p, str(loaded.path)))
 
 
