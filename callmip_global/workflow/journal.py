@@ -106,7 +106,8 @@ class Journal:
             fields["rows"] = index_ranges(fields["rows"])
         line = json.dumps({"event": event, "time": now(), **fields}, sort_keys=True) + "\n"
         existed = self.path.exists()
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(self.path, flags, 0o666)
         try:
             size = os.fstat(handle).st_size
             # A line cut short by a crash must not swallow the next one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 from callmip_global.config.placeholders import expand, render_template
 from callmip_global.config.plan import Plan, Step, Task, run_context
-from callmip_global.files import file_hash, write_atomic
+from callmip_global.files import checked_target, file_hash, inside, write_atomic
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
 from callmip_global.workflow.verify import verify_file
 
@@ -65,8 +66,7 @@ def run_merge(
             raise TaskFailedError(
                 Failure("input", f"{name}: {len(paths)} tiles have it, wanted {settings['tiles']}")
             )
-        output = attempt / name
-        output.parent.mkdir(parents=True, exist_ok=True)
+        output = checked_target(attempt, name)
         context = {
             "model": settings["model"]["name"],
             "version": settings["model"]["version"],
@@ -124,9 +124,7 @@ def _render_files(
     """Render each target's template, given as (its file, its text)."""
     for target, (source, template) in files.items():
         text = render_template(template, context, where=source)
-        path = attempt / expand(target, context, quote=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        write_atomic(checked_target(attempt, expand(target, context, quote=False)), text)
 
 
 def _copy_restarts(sources: Mapping[str, str], attempt: Path, upstream: Markers) -> None:
@@ -141,8 +139,7 @@ def _copy_restarts(sources: Mapping[str, str], attempt: Path, upstream: Markers)
             raise TaskFailedError(Failure("restart", f"{ref} left no restart file {pattern}"))
         for name in names:
             source = published_folder(run_path, ref, upstream[ref]) / "restart_out" / name
-            target = attempt / "restart_in" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = checked_target(attempt, f"restart_in/{name}")
             try:
                 shutil.copyfile(source, target)
             except OSError as error:
@@ -162,7 +159,8 @@ def _run_command(environment: str, command: str, attempt: Path) -> None:
     # Not before the environment: module files and activation scripts often trip over it.
     lines += ["set -eo pipefail", command.strip(), ""]
     write_atomic(script, "\n".join(lines), mode=0o755)
-    with (attempt / "stdout").open("ab") as out, (attempt / "stderr").open("ab") as err:
+    logs = [checked_target(attempt, name) for name in ("stdout", "stderr")]
+    with logs[0].open("ab") as out, logs[1].open("ab") as err:
         process = subprocess.Popen(
             ["bash", str(script)], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=attempt
         )
@@ -210,6 +208,14 @@ def _matches(folder: Path, pattern: str, kind: str) -> list[Path]:
 
 
 def _describe(attempt: Path, path: Path, kind: str) -> dict[str, Any]:
+    """Size and hash of a file that the command left.
+
+    A link out of the attempt folder is refused: what it leads to is not ours to keep, and may be
+    another file by the time that somebody reads it.
+    """
+    if not inside(attempt, path):
+        text = f"{path.name} is a link that leaves the attempt folder, to {os.path.realpath(path)}"
+        raise TaskFailedError(Failure("model", f"{text}: copy the file, or move it here"))
     if not path.is_file() or path.stat().st_size == 0:
         state = "is empty" if path.exists() else "is missing"
         log, tail = log_tail(attempt)

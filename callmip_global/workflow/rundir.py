@@ -29,6 +29,20 @@ from callmip_global.files import fsync_folder, read_json, text_hash, write_json
 from callmip_global.workflow.journal import Journal
 from callmip_global.workflow.lease import Leases
 
+OWN_NAMES = (
+    "benchmark",
+    "experiment.yaml",
+    "export",
+    "jobs",
+    "journal.jsonl",
+    "local-queue",
+    "plan.json",
+    "provenance.json",
+    "steps",
+    "stores",
+)
+"""What is written in a run directory: none of it may lead out of it."""
+
 HEARTBEAT_S = 20.0
 """How often a running attempt touches its status.json."""
 

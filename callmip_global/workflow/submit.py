@@ -20,7 +20,7 @@ from uuid import uuid4
 from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, Task, tasks_table
 from callmip_global.config.site import queue_options
 from callmip_global.errors import Problem, SchedulerError, UsageError
-from callmip_global.files import read_json, text_hash, write_atomic, write_json
+from callmip_global.files import read_json, refuse_links, text_hash, write_atomic, write_json
 from callmip_global.jobs.render import render_script
 from callmip_global.jobs.scheduler import (
     Dependency,
@@ -34,7 +34,7 @@ from callmip_global.workflow.journal import Intent, unit_of
 from callmip_global.workflow.lease import Lease
 from callmip_global.workflow.observe import ALIVE, SETTLE_S, Observer, Queue, TaskState, observe
 from callmip_global.workflow.retry import Level, Verdict, level_of, verdict
-from callmip_global.workflow.rundir import Attempt, RunDir
+from callmip_global.workflow.rundir import OWN_NAMES, Attempt, RunDir
 
 CANCEL_S = 90.0
 """How long a cancelled job may take to end (Slurm waits KillWait, 30 s, before it kills)."""
@@ -63,12 +63,13 @@ def write_run_dir(run: RunDir, plan: Plan, experiment_yaml: str) -> None:
     """Write plan.json, experiment.yaml, and script and task table of every step.
 
     All texts are made before the first is written. Raises UsageError for a run directory of another
-    experiment, for a script edited by hand since it was written, and for values that cannot stand
-    in a job script.
+    experiment, for a script edited by hand since it was written, for links that lead out of the run
+    directory, and for values that cannot stand in a job script.
     """
     scheduler = make_scheduler(plan.settings["site"], run.path)
     scripts = {step.name: _script(run, plan, step, scheduler) for step in plan.steps}
     hashes = {name: text_hash(text) for name, text in scripts.items()}
+    refuse_links(run.path, OWN_NAMES)
     _check_run_dir(run, plan)
     run.path.mkdir(parents=True, exist_ok=True)
     for step in plan.steps:

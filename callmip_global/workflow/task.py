@@ -34,7 +34,7 @@ from uuid import uuid4
 
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.errors import CallmipError, Problem
-from callmip_global.files import write_json
+from callmip_global.files import checked_target, write_json
 from callmip_global.workflow.client import make_scheduler
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify
 from callmip_global.workflow.journal import Intent, now, unit_of
@@ -139,8 +139,7 @@ def claim(run: RunDir, plan: Plan, ref: str, key: str, lease: Intent) -> Attempt
     scheduler), when the scheduler had let go of it before this job was submitted, when its process
     on this machine is gone, or when it gave no sign of life for `STALE_S`.
     """
-    folder = run.task_dir(ref)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = checked_target(run.path, f"steps/{ref}/done.json").parent
     job_id = os.environ.get(make_scheduler(plan.settings["site"], run.path).facts.job_id_variable)
     attempts = run.attempts(ref)
     if attempts:
@@ -296,7 +295,7 @@ class _Attempt:
         def beat() -> None:
             while not stop.wait(HEARTBEAT_S):
                 with contextlib.suppress(OSError):
-                    os.utime(self.attempt.path / "status.json")
+                    os.utime(self.attempt.path / "status.json", follow_symlinks=False)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
