@@ -114,11 +114,8 @@ def parse_slurm(config: str, partitions: str) -> Cluster:
         if fields.get("Default") == "YES":
             default = name
     size = _count(values.get("MaxArraySize"))
-    version = values.get("SLURM_VERSION", "")
-    cluster = values.get("ClusterName", "")
-    return Cluster(
-        f"Slurm {version}, cluster {cluster}", queues, default, None if size is None else size - 1
-    )
+    name = _joined("Slurm", values.get("SLURM_VERSION"), "cluster", values.get("ClusterName"))
+    return Cluster(name, queues, default, None if size is None else size - 1)
 
 
 def parse_pbs(server: str, queues: str) -> Cluster:
@@ -130,11 +127,15 @@ def parse_pbs(server: str, queues: str) -> Cluster:
         for queue, fields in _blocks(queues, "Queue")
     }
     return Cluster(
-        f"PBS {values.get('pbs_version', '')}, server {name}",
+        _joined("PBS", values.get("pbs_version"), "server", name),
         found,
         values.get("default_queue"),
         _count(values.get("max_array_size")),
     )
+
+
+def _joined(kind: str, version: str | None, what: str, name: str | None) -> str:
+    return f"{kind} {version}, {what} {name}" if version and name else kind
 
 
 def _pbs_queue(name: str, fields: Mapping[str, str]) -> QueueState:
@@ -188,19 +189,24 @@ def _bytes(text: str | None) -> int | None:
 
 
 def ask_cluster(scheduler: str, ask: Ask) -> Cluster:
-    """What the scheduler says of itself; SchedulerError where it does not answer."""
+    """What the scheduler says of itself; SchedulerError where it does not tell its queues.
+
+    Some sites keep the rest to themselves: then no limit of arrays is known.
+    """
     if scheduler == "slurm":
-        config = _answer(ask, ["scontrol", "show", "config"])
-        return parse_slurm(config, _answer(ask, ["scontrol", "-o", "show", "partition"]))
-    return parse_pbs(_answer(ask, ["qstat", "-Bf"]), _answer(ask, ["qstat", "-Qf"]))
+        # -a: hidden partitions take jobs like any other.
+        partitions = _answer(ask, ["scontrol", "-a", "-o", "show", "partition"])
+        return parse_slurm(_answer(ask, ["scontrol", "show", "config"], optional=True), partitions)
+    queues = _answer(ask, ["qstat", "-Qf"])
+    return parse_pbs(_answer(ask, ["qstat", "-Bf"], optional=True), queues)
 
 
-def _answer(ask: Ask, command: Sequence[str]) -> str:
+def _answer(ask: Ask, command: Sequence[str], *, optional: bool = False) -> str:
     try:
         answer = ask(command)
     except subprocess.TimeoutExpired as error:
         answer = Answer(124, "", f"no reply within {error.timeout:.0f} s")
-    if answer.code == 0:
+    if answer.code == 0 or optional:
         return answer.stdout
     found = " ".join(answer.stderr.split()) or f"exit code {answer.code}"
     remedy = "Try again when the scheduler answers, or without --site."

@@ -29,6 +29,7 @@ from callmip_global.jobs.render import render_script
 from callmip_global.jobs.scheduler import JobSpec
 from callmip_global.resources import memory_mib, walltime_text
 from callmip_global.variables import requested_variables
+from callmip_global.workflow import api
 from callmip_global.workflow.client import make_scheduler
 
 GENERAL = ("local", "pbs", "slurm")
@@ -74,6 +75,14 @@ class Request:
             "memory": f"{memory_mib(self.memory_bytes)}MB",
             "walltime": walltime_text(self.walltime_s),
         }
+
+
+def what_the_group_must_say(site: Site) -> dict[str, Any]:
+    default: dict[str, Any] = {}
+    if "account" in site.requires:
+        default["account"] = "ab12"
+    directives = [f"{need}ab12" for need in site.requires if need.startswith("-")]
+    return {**default, "directives": directives} if directives else default
 
 
 def test_there_are_sites_for_every_scheduler_and_for_the_clusters_of_land_models() -> None:
@@ -154,14 +163,9 @@ def test_a_small_experiment_is_valid_in_every_queue_up_to_its_limits_and_no_furt
 ) -> None:
     site = shipped(name)
     limits, asked = site.queues[queue], Request.at_the_limits(site.queues[queue])
-    default: dict[str, Any] = {}
-    if "account" in site.requires:
-        default["account"] = "ab12"
-    needed = [need for need in site.requires if need.startswith("-")]
-    if needed:
-        default["directives"] = [f"{need}ab12" for need in needed]
     tree = yaml.safe_load(group.experiment.read_text())
     tree["site"] = name
+    default = what_the_group_must_say(site)
     tree["resources"] = {"default": default, "run": {**asked.yaml(), "queue": queue}}
     group.experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
     assert problems() == []
@@ -172,6 +176,36 @@ def test_a_small_experiment_is_valid_in_every_queue_up_to_its_limits_and_no_furt
     found = problems(*(f"resources.run.{key}={value}" for key, value in over.items()))
     assert sorted(t.split(": ")[1] for t in found) == sorted(f"resources.run.{k}" for k in over)
     assert all(f"of queue {queue} on {name}" in text for text in found)
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_every_step_of_a_small_experiment_has_a_script_on_every_site(
+    name: str, group: Any, tmp_path: Path
+) -> None:
+    site = shipped(name)
+    tree = yaml.safe_load(group.experiment.read_text())
+    tree["site"] = name
+    run = {"tasks": 1, "memory": "1GB", "walltime": "00:20:00"}
+    tree["resources"] = {"default": what_the_group_must_say(site), "run": run}
+    group.experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
+    made, plan = api.prepare(group.experiment, tmp_path / "run")
+    defaults = site.defaults.get("resources", {})
+    for step in plan.steps:
+        script = made.job_dir(step.name) / "job.sh"
+        subprocess.run(["bash", "-n", str(script)], check=True)
+        text = script.read_text()
+        queue = defaults.get(step.kind, {}).get("queue", site.default_queue)
+        assert step.resources["queue"] == queue
+        options = queue_options(site.model_dump(mode="json"), queue)
+        prefix = {"slurm": "#SBATCH", "pbs": "#PBS", "local": "#"}[site.scheduler]
+        if site.scheduler != "local":
+            for directive in (*site.directives, *options.directives):
+                assert f"{prefix} {directive}\n" in text
+        if options.name is not None:
+            flag = "--partition=" if site.scheduler == "slurm" else "-q "
+            assert f"{prefix} {flag}{options.name}\n" in text
+        for option in options.drop:
+            assert f"{prefix} --{option}" not in text
 
 
 @pytest.mark.parametrize("name", [n for n in CLUSTERS if shipped(n).requires])
@@ -209,9 +243,7 @@ def test_dropping_what_no_job_script_has_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     base = 'name: x\nscheduler: slurm\nsource: here\ndate: "2026-11-22"\n'
     path.write_text(base + "drop_directives: [memory]\n")
-    with pytest.raises(
-        UsageError, match=r"site\.yaml:5: drop_directives.*'memory'.*'mem'"
-    ):
+    with pytest.raises(UsageError, match=r"site\.yaml:5: drop_directives.*'memory'.*'mem'"):
         load_site(path)
     path.write_text(base.replace("slurm", "pbs") + "drop_directives: [mem]\n")
     with pytest.raises(UsageError, match="drop_directives only with scheduler: slurm"):

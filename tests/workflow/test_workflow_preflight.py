@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callmip_global.config.schema import Resources
+from callmip_global.jobs.scheduler import Answer
 from callmip_global.workflow.preflight import (
     QueueState,
+    ask_cluster,
     parse_pbs,
     parse_slurm,
     size_text,
@@ -201,9 +203,18 @@ def test_a_limit_of_the_whole_pbs_server_holds_in_every_queue() -> None:
     assert (hours["workq"], hours["normal-exec"], hours["develop"]) == (24, 24, 6)
 
 
-def test_an_answer_that_says_nothing_sets_no_limit() -> None:
-    assert parse_slurm("", "").queues == {}
-    assert parse_pbs("", "").default_queue is None
+def test_a_site_that_keeps_its_configuration_to_itself_has_queues_all_the_same() -> None:
+    def ask(command: Sequence[str]) -> Answer:
+        if command[-1] == "partition":
+            return Answer(0, SLURM_PARTITIONS, "")
+        if command[-1] == "-Qf":
+            return Answer(0, PBS_QUEUES, "")
+        return Answer(1, "", "Access/permission denied")
+
+    slurm, pbs = ask_cluster("slurm", ask), ask_cluster("pbs", ask)
+    assert (slurm.name, slurm.largest_array, len(slurm.queues)) == ("Slurm", None, 3)
+    assert (pbs.name, pbs.largest_array, len(pbs.queues)) == ("PBS", None, 6)
+    assert pbs.default_queue is None
 
 
 @pytest.mark.parametrize(
@@ -384,7 +395,7 @@ def test_problems_of_the_experiment_and_of_the_site_come_at_once(
 def test_a_scheduler_that_does_not_answer_is_exit_code_3(
     make_toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    words = "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)"
+    words = "slurm_load_partitions error: Unable to contact slurm controller (connect failure)"
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "scontrol").write_text(f"#!/bin/sh\necho '{words}' >&2; exit 1\n")
@@ -395,7 +406,7 @@ def test_a_scheduler_that_does_not_answer_is_exit_code_3(
     told = toy.cli("validate", str(toy.experiment), "--site")
     assert told.returncode == 3
     assert told.stderr == (
-        f"scontrol show config: found {words}, wanted an answer. Try again when the scheduler"
+        f"scontrol -a -o show partition: found {words}, wanted an answer. Try again when the scheduler"
         " answers, or without --site.\n"
     )
     # With a problem that is known anyway it is one more, of a run that cannot be submitted.
@@ -504,6 +515,25 @@ def test_a_run_directory_that_cannot_be_made_is_told(
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
     problems, _ = disk_of(toy, run_dir=closed / "run")
     assert problems == [f"{closed / 'run'}: no right to write in {closed}"]
+
+
+def test_files_of_years_that_only_an_inner_step_reads_are_looked_for(toy: Any) -> None:
+    toy.tree["run"]["inputs"] = {"climate": "forcing_{year}.nc"}
+    toy.tree["run"]["phases"].insert(
+        0,
+        {
+            "name": "equilibrium", "years": [1898, 1899], "climate": {"recycle": [1905, 1906]},
+            "co2": 1800, "cycles": 2,
+            "steps": [{"name": "a"}, {"name": "b", "climate": {"recycle": [1891, 1892]}}],
+        },
+    )  # fmt: skip
+    toy.write()
+    for year in range(1901, 2025):
+        (toy.folder / f"forcing_{year}.nc").touch()
+    _, found = validate_at_site(toy.experiment)
+    (problem,) = found.problems
+    assert problem.key == "run.inputs.climate"
+    assert problem.found.startswith("no file for 1891-1892: ")
 
 
 def test_the_local_site_has_no_scheduler_to_ask(toy: Any) -> None:
