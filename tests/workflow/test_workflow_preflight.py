@@ -406,8 +406,8 @@ def test_a_scheduler_that_does_not_answer_is_exit_code_3(
     told = toy.cli("validate", str(toy.experiment), "--site")
     assert told.returncode == 3
     assert told.stderr == (
-        f"scontrol -a -o show partition: found {words}, wanted an answer. Try again when the scheduler"
-        " answers, or without --site.\n"
+        f"scontrol -a -o show partition: found {words}, wanted an answer."
+        " Try again when the scheduler answers, or without --site.\n"
     )
     # With a problem that is known anyway it is one more, of a run that cannot be submitted.
     toy.tree["stages"]["Posterior"]["parameters"] = "absent.sh"
