@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +33,35 @@ def plan(
 
 
 def core_hours(step: Step) -> float:
-    """Core-hours asked for by all tasks of a step: the wall-clock limit times the cores."""
+    """Core-hours asked for by all jobs of a step: the wall-clock limit times the cores."""
     resources = step.resources
     cores = resources["tasks"] * resources["cpus"]
-    return float(len(step.tasks) * cores * resources["walltime_s"] / 3600)
+    jobs = -(-len(step.tasks) // resources["pack"])
+    return float(jobs * cores * resources["walltime_s"] / 3600)
+
+
+def stage_totals(graph: Plan) -> dict[str, dict[str, float | None]]:
+    """Tasks, core-hours and disk of each stage; what is made of all of them together is ``all``.
+
+    ``storage_bytes`` is None where something in it is not known.
+    """
+    from callmip_global.config.plan import storage_bytes
+
+    storage = storage_bytes(graph)
+    found: dict[str, dict[str, float | None]] = {}
+    for step in graph.steps:
+        members = Counter(task.stage or "all" for task in step.tasks)
+        for stage, n in members.items():
+            own = found.setdefault(stage, {"tasks": 0, "core_hours": 0.0, "storage_bytes": 0})
+            share = n / len(step.tasks)
+            size = storage[step.name]
+            own["tasks"] = (own["tasks"] or 0) + n
+            own["core_hours"] = (own["core_hours"] or 0) + core_hours(step) * share
+            if size is None or own["storage_bytes"] is None:
+                own["storage_bytes"] = None
+            else:
+                own["storage_bytes"] += round(size * share)
+    return found
 
 
 def waits_for(step: Step) -> list[str]:
@@ -44,11 +70,17 @@ def waits_for(step: Step) -> list[str]:
 
 
 def plan_json(graph: Plan) -> dict[str, Any]:
-    """``plan --json``: steps, tasks, core_hours, inputs."""
+    """``plan --json``: steps, tasks, core_hours, storage_bytes (None where unknown), inputs."""
+    from callmip_global.config.plan import storage_bytes
+
+    storage = storage_bytes(graph)
+    known = [size for size in storage.values() if size is not None]
     return {
         "name": graph.name,
         "experiment": graph.experiment,
         "core_hours": sum(core_hours(step) for step in graph.steps),
+        "storage_bytes": sum(known) if len(known) == len(storage) else None,
+        "stages": stage_totals(graph),
         "steps": [
             {
                 "name": step.name,
@@ -57,6 +89,7 @@ def plan_json(graph: Plan) -> dict[str, Any]:
                 "waits_for": waits_for(step),
                 "resources": dict(step.resources),
                 "core_hours": core_hours(step),
+                "storage_bytes": storage[step.name],
             }
             for step in graph.steps
         ],
@@ -65,6 +98,7 @@ def plan_json(graph: Plan) -> dict[str, Any]:
                 "step": step.name,
                 "task": task.id,
                 "simulation": task.simulation,
+                "shared_by": list(task.shared_by),
                 "stage": task.stage,
                 "member": task.member,
                 "tile": task.tile,
@@ -92,13 +126,15 @@ def _print_table(graph: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from callmip_global.config.plan import storage_bytes
     from callmip_global.resources import memory_mib, walltime_text
 
+    storage = storage_bytes(graph)
     # Folded where the terminal is narrow, never cut: `submit --only` wants the whole name.
     table = Table(box=SIMPLE_HEAD)
     for name in ("step", "tasks", "waits for"):
         table.add_column(name, justify="right" if name == "tasks" else "left", overflow="fold")
-    for name in ("cores", "memory", "walltime", "core-hours (limit)"):
+    for name in ("cores", "memory", "walltime", "core-hours (limit)", "disk (at most)"):
         table.add_column(name, justify="right", overflow="fold")
     for step in graph.steps:
         resources = step.resources
@@ -110,6 +146,7 @@ def _print_table(graph: Plan) -> None:
             f"{memory_mib(resources['memory_bytes']):,} MiB",
             walltime_text(resources["walltime_s"]),
             f"{core_hours(step):,.1f}",
+            _size(storage[step.name]),
         )
     console = Console()
     if not console.is_terminal:
@@ -120,4 +157,24 @@ def _print_table(graph: Plan) -> None:
     console.print(table)
     total = sum(core_hours(step) for step in graph.steps)
     tasks = sum(len(step.tasks) for step in graph.steps)
-    console.print(f"{len(graph.steps)} steps, {tasks} tasks, at most {total:,.1f} core-hours")
+    for stage, own in stage_totals(graph).items():
+        size = own["storage_bytes"]
+        label = "all stages together" if stage == "all" else stage
+        console.print(
+            f"{label}: {own['tasks']} tasks, at most {own['core_hours']:,.1f} core-hours,"
+            f" {_size(None if size is None else int(size))}"
+        )
+    known = [size for size in storage.values() if size is not None]
+    console.print(
+        f"{len(graph.steps)} steps, {tasks} tasks, at most {total:,.1f} core-hours and"
+        f" {_size(sum(known))}{'' if len(known) == len(storage) else _UNKNOWN_DISK}"
+    )
+
+
+_UNKNOWN_DISK = " beside what the model writes: run.disk would say how much"
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "?"
+    return f"{size_bytes / 1024**3:,.1f} GiB"

@@ -12,7 +12,10 @@ from callmip_global.cli.options import JsonOption, SetOption, print_json
 from callmip_global.errors import EXIT_PROBLEMS, EXIT_SCHEDULER
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from callmip_global.workflow.api import RunState
+    from callmip_global.workflow.observe import TaskState
     from callmip_global.workflow.submit import SubmitResult
 
 RunDirArgument = Annotated[Path, typer.Argument(help="The run directory.", metavar="RUN_DIR")]
@@ -45,11 +48,20 @@ def submit(
     _tell(run.path, result)
 
 
-def resume(run_dir: RunDirArgument) -> None:
-    """Submit again what failed or got lost, with the experiment as it is now."""
+def resume(
+    run_dir: RunDirArgument,
+    beyond_budget: Annotated[
+        bool,
+        typer.Option("--beyond-budget", help="Also what has used up its retries (see retry)."),
+    ] = False,
+) -> None:
+    """Submit again what failed or got lost, with the experiment as it is now.
+
+    What is queued and waits for a job that failed is told to wait for the new one.
+    """
     from callmip_global.workflow import api
 
-    run, result = api.resume(run_dir)
+    run, result = api.resume(run_dir, beyond_budget=beyond_budget)
     _tell(run.path, result)
 
 
@@ -60,6 +72,8 @@ def _tell(run_dir: Path, result: SubmitResult) -> None:
         print(problem, file=sys.stderr)
     if result.replaced:
         print(f"{result.replaced} queued tasks were cancelled and planned anew")
+    if result.repaired:
+        print(f"{result.repaired} pending tasks now wait for the jobs that were submitted again")
     tasks = sum(n for _, _, n in result.jobs)
     print(f"{len(result.jobs)} jobs with {tasks} tasks submitted; {_counts(counts(result.states))}")
     print(f"run directory: {run_dir}")
@@ -68,8 +82,11 @@ def _tell(run_dir: Path, result: SubmitResult) -> None:
             f"not everything is submitted: {result.stopped}. Run submit again later.",
             file=sys.stderr,
         )
+    for reason, refs in _by_reason(result.exhausted).items():
+        more = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
+        print(f"{refs[0]}{more}: not submitted, {reason}", file=sys.stderr)
     failed = [s for s in result.states.values() if s.state == "failed"]
-    if failed and not result.refused:
+    if failed and not result.refused and not result.exhausted:
         print(
             f"{len(failed)} failed tasks were left alone: see `callmip-global status {run_dir}`,"
             " then `callmip-global resume`.",
@@ -83,11 +100,27 @@ def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{n} {state}" for state, n in found.items()) or "no tasks"
 
 
-def status(run_dir: RunDirArgument, json: JsonOption = False) -> None:
+def _by_reason(exhausted: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for ref, reason in exhausted.items():
+        found.setdefault(reason, []).append(ref)
+    return found
+
+
+def status(
+    run_dir: RunDirArgument,
+    json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until nothing is alive.")
+    ] = False,
+) -> None:
     """Show the state of every step, what failed and why, and what to do next."""
+    from callmip_global.errors import Problem, UsageError
     from callmip_global.workflow import api
 
-    state = api.status(run_dir)
+    if watch and json:
+        raise UsageError(Problem("--watch", found="--json", wanted="one of the two"))
+    state = _watch(run_dir) if watch else api.status(run_dir)
     if json:
         print_json(status_json(state))
     else:
@@ -96,7 +129,7 @@ def status(run_dir: RunDirArgument, json: JsonOption = False) -> None:
         for problem in state.trouble.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(EXIT_SCHEDULER)
-    if any(t.state in ("failed", "blocked") or t.problems for t in state.tasks.values()):
+    if any(t.state in ("failed", "held", "blocked") or t.problems for t in state.tasks.values()):
         raise typer.Exit(EXIT_PROBLEMS)
 
 
@@ -104,35 +137,76 @@ def status_json(state: RunState) -> dict[str, Any]:
     """``status --json``: one entry per task."""
     from callmip_global.workflow.observe import counts
 
-    return {
-        "run_dir": str(state.run.path),
-        "counts": counts(state.tasks),
-        "tasks": [task.to_json() for task in state.tasks.values()],
-    }
+    tasks = []
+    for task in state.tasks.values():
+        entry = task.to_json()
+        if task.state == "failed" and entry["failure"] is not None:
+            entry["failure"]["next"] = state.next_action(task)
+        tasks.append(entry)
+    return {"run_dir": str(state.run.path), "counts": counts(state.tasks), "tasks": tasks}
 
 
-def print_status(state: RunState) -> None:
-    """A table of the steps, then every failure with its log."""
+def _watch(run_dir: Path) -> RunState:
+    """The table of the steps, renewed as often as the site file says, until nothing is alive."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.live import Live
+
+    from callmip_global.workflow import api
+
+    console = Console()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return api.wait(run_dir, each=lambda state: live.update(_live_table(state), refresh=True))
+
+
+def _live_table(state: RunState) -> Table:
+    from datetime import datetime
+
+    table = _steps_table(state)
+    looked = datetime.now().astimezone().strftime("%H:%M:%S")
+    trouble = " (the scheduler does not answer)" if state.trouble else ""
+    table.caption = f"{_counts(_all_counts(state))} at {looked}{trouble}. Ctrl-C ends the watching."
+    return table
+
+
+def _all_counts(state: RunState) -> dict[str, int]:
+    from callmip_global.workflow.observe import counts
+
+    return counts(state.tasks)
+
+
+def _steps_table(state: RunState) -> Table:
     from rich.table import Table
 
     from callmip_global.workflow.observe import counts
 
-    console = Console()
     table = Table()
     table.add_column("step", overflow="fold")
     table.add_column("tasks", justify="right")
     table.add_column("state")
-    for step in state.plan.steps:
-        own = {r: t for r, t in state.tasks.items() if t.step.name == step.name}
-        table.add_row(step.name, str(len(own)), _counts(counts(own)))
+    by_step: dict[str, dict[str, TaskState]] = {step.name: {} for step in state.plan.steps}
+    for ref, task in state.tasks.items():
+        by_step[task.step.name][ref] = task
+    for name, own in by_step.items():
+        table.add_row(name, str(len(own)), _counts(counts(own)))
+    return table
+
+
+_MOST_SHOWN = 20
+"""So many failures are shown one by one; `status --json` has all."""
+
+
+def print_status(state: RunState) -> None:
+    """A table of the steps, then the failures, each with its log and what comes next."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
     print(state.run.path)
-    console.print(table)
-    for task in state.tasks.values():
-        if task.failure is None or task.state != "failed":
-            continue
-        failure = task.failure.to_json()
+    console.print(_steps_table(state))
+    failed = [t for t in state.tasks.values() if t.failure is not None and t.state == "failed"]
+    for task in failed[:_MOST_SHOWN]:
+        assert task.failure is not None
+        failure = {**task.failure.to_json(), "next": state.next_action(task)}
         console.print(
             f"[bold red]{escape(task.ref)}[/]: {failure['class']} (attempt {task.attempts}):"
             f" {escape(failure['message'])}",
@@ -143,6 +217,9 @@ def print_status(state: RunState) -> None:
         if failure["log"]:
             console.print(f"  log: {escape(failure['log'])}", soft_wrap=True)
         console.print(f"  next: {escape(failure['next'])}", soft_wrap=True)
+    if len(failed) > _MOST_SHOWN:
+        more = len(failed) - _MOST_SHOWN
+        console.print(f"and {more} more failures: `callmip-global status --json` has them all")
     for task in state.tasks.values():
         for problem in task.problems:
             console.print(f"{escape(task.ref)}: {escape(problem)}", soft_wrap=True)

@@ -5,9 +5,9 @@ and the keys of the tasks it builds on. A success marker counts only while its k
 so editing one phase reruns that phase and what depends on it, and nothing else. Resources, queue
 and site are not part of it: where something ran does not change what it is.
 
-The name of the simulation is part of it only where the command or a template uses it. Simulations
-that agree in all else, forcing and all that came before, share a segment: it has one task, and both
-build on it. Stages and members never share.
+The name of the simulation, and land use and N deposition, are part of it only where the command or
+a template uses them. Simulations that agree in all else, forcing and all that came before, share a
+segment: it has one task, and both build on it. Stages and members never share.
 
 An experiment may have 100,000 tasks. plan.json therefore holds the steps without their tasks, and
 each step has a table of its own, tasks.tsv, which is read when somebody asks for it.
@@ -55,6 +55,8 @@ _TABLE_HEAD = "row\ttask\tsimulation\tstage\tmember\ttile\tshared_by\tkey\tupstr
 # Paths are how results are reached, not what they are: their contents are hashed. Neither is the
 # interpreter part of a result.
 _NOT_IN_KEY = ("parameters", "inputs", "executables", "python")
+# A model that is not told of these cannot depend on them. (CO2 and climate it may read unasked.)
+_IN_KEY_IF_USED = ("simulation", "luc", "ndep")
 
 
 @dataclass(frozen=True)
@@ -526,7 +528,7 @@ class _Builder:
         """Add the step of one segment; returns its tasks by simulation, one for each parameter set
         and tile, in that order. Simulations that agree in all that is used have the same tasks."""
         recipe, outputs = self._recipe(segment, links)
-        label = () if self._uses_simulation(recipe) else ("simulation",)
+        unused = set(_IN_KEY_IF_USED).difference(self._names_used(recipe))
         shared = [
             "run",
             self.experiment.model.name,
@@ -553,7 +555,7 @@ class _Builder:
                 context = run_context(context_of, step, task)
                 base = _key(
                     *shared,
-                    {k: v for k, v in context.items() if k not in (*_NOT_IN_KEY, *label)},
+                    {k: v for k, v in context.items() if k not in (*_NOT_IN_KEY, *unused)},
                     self._hash(Path(context["parameters"])),
                     self._input_digest(context),
                     [stage, member],
@@ -618,12 +620,12 @@ class _Builder:
             self.texts[name] = path.read_text(encoding="utf-8")
         return name
 
-    def _uses_simulation(self, recipe: Mapping[str, Any]) -> bool:
-        """Whether command, targets or templates name the simulation."""
+    def _names_used(self, recipe: Mapping[str, Any]) -> set[str]:
+        """Placeholders of the command, of the targets and of the templates."""
         names = set(placeholder_names(recipe["command"]))
         for target, source in recipe["files"].items():
             names |= placeholder_names(target) | template_names(self.texts[source])
-        return "simulation" in names
+        return names
 
     def _forcing(self, segment: Segment, simulation: Simulation, link: Link) -> dict[str, Any]:
         forcing = phase_forcing(segment.part, simulation, self.loaded.fixed_forcing)

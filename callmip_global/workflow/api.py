@@ -13,8 +13,12 @@ from callmip_global.config.load import LoadedExperiment
 from callmip_global.config.plan import Plan, build_plan
 from callmip_global.config.validate import load_valid_experiment
 from callmip_global.errors import Problem, SchedulerError, UsageError
+from callmip_global.resources import memory_mib, walltime_text
 from callmip_global.workflow.client import Client, make_scheduler
-from callmip_global.workflow.observe import ALIVE, Queue, TaskState, observe
+from callmip_global.workflow.failures import NEXT_ACTION
+from callmip_global.workflow.lease import Leases
+from callmip_global.workflow.observe import ALIVE, Observer, Queue, TaskState
+from callmip_global.workflow.retry import verdict
 from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.submit import (
     SubmitResult,
@@ -112,7 +116,25 @@ class RunState:
     run: RunDir
     plan: Plan
     tasks: dict[str, TaskState]
+    leases: Leases
     trouble: SchedulerError | None = None
+
+    def next_action(self, task: TaskState) -> str:
+        """What to do about a failed task: what `resume` will do, or why it will not."""
+        assert task.failure is not None
+        leases = self.leases.history(task.step, task.task)
+        history = [lease for lease in leases if lease.key == task.task.key]
+        kind = task.failure.kind
+        found = verdict(self.plan, task.step, kind, history, beyond_budget=False)
+        if found.refused:
+            return f"`callmip-global resume` leaves it: {found.refused}."
+        asking = ""
+        if found.level.walltime_s is not None:
+            asking = f", asking for {walltime_text(found.level.walltime_s)}"
+        if found.level.memory_bytes is not None:
+            joined = " and " if asking else ", asking for "
+            asking += f"{joined}{memory_mib(found.level.memory_bytes):,} MiB"
+        return NEXT_ACTION[kind].replace("{asking}", asking)
 
     @property
     def is_alive(self) -> bool:
@@ -139,7 +161,8 @@ def status(run_dir: Path) -> RunState:
         queue = Queue(client_of(run, plan).jobs())
     except SchedulerError as error:
         trouble = error
-    return RunState(run, plan, observe(run, plan, queue), trouble)
+    observer = Observer(run, plan, queue)
+    return RunState(run, plan, observer.all(), observer.leases, trouble)
 
 
 def cancel(run_dir: Path, *, say: Say = print) -> int:

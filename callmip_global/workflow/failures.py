@@ -13,15 +13,15 @@ TAIL_LINES = 12
 NEXT_ACTION = {
     "submit": "Mend what the scheduler refused, then `callmip-global submit`.",
     "node": "`callmip-global resume` tries again; nothing is wrong with the model.",
-    "walltime": "Raise resources.run.walltime or lower segment_years, then submit and resume.",
-    "memory": "Raise resources.<step>.memory, then `callmip-global resume`.",
+    "walltime": "`callmip-global resume` tries again{asking}.",
+    "memory": "`callmip-global resume` tries again{asking}.",
     "model": "Look at the log of the attempt, mend the model or its parameters, then resume.",
     "input": "Mend the file or value named, then `callmip-global resume`.",
     "restart": "Look at the restart files of the segment before; then resume.",
     "upstream": "Mend the step it waits for; `callmip-global resume` then runs this one too.",
     "internal": "This is a defect of callmip-global: please report it with the log.",
 }
-"""What comes next for each class; `resume` runs every class again, once per call."""
+"""What comes next for each class; `resume` tries again as the ``retry`` rules allow."""
 
 _MEMORY = re.compile(r"out of memory|oom-kill|oom_kill|cannot allocate memory|std::bad_alloc", re.I)
 
@@ -43,7 +43,6 @@ class Failure:
             "exit_code": self.exit_code,
             "log": self.log,
             "tail": list(self.tail),
-            "next": NEXT_ACTION[self.kind],
         }
 
 
