@@ -202,7 +202,11 @@ def test_init_takes_a_site_file_of_the_group(group) -> None:
 @pytest.mark.parametrize(
     ("model", "site", "line"),
     [
-        ("CLASSIC", "gady", "init SITE: found 'gady', wanted one of: gadi, levante, local, pbs,"),
+        (
+            "CLASSIC",
+            "gady",
+            "init SITE: found 'gady', wanted one of: archer2, derecho, gadi, jasmin-lotus2,",
+        ),
         ("CLASSIC.v2", "gadi", "init MODEL: name: found 'CLASSIC.v2', wanted letters, digits and"),
         ("a: {b", "gadi", "init MODEL: name: found 'a: {b', wanted letters, digits and"),
     ],

@@ -258,8 +258,8 @@ CASES = {
     ),
     "unknown-site": (
         ("site: site.yaml", "site: gady"),
-        "21: site: found 'gady', wanted one of: gadi, levante, local, pbs, slurm."
-        " Did you mean 'gadi'?",
+        "21: site: found 'gady', wanted one of: archer2, derecho, gadi, jasmin-lotus2, jean-zay,"
+        " levante, local, pbs, perlmutter, slurm. Did you mean 'gadi'?",
     ),
     "unknown-protocol": (
         ("callmip-phase1-global", "callmip-phase1"),
