@@ -38,7 +38,9 @@ class Problem:
             tail.append(f"wanted {self.wanted}")
         line = f"{text}: {', '.join(tail)}" if tail else text
         line = f"{line}. {self.remedy}" if self.remedy else line
-        return " ".join(line.split())
+        # A name may hold what moves the cursor of a terminal or turns the line around.
+        plain = (c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.split()))
+        return "".join(plain)
 
 
 class CallmipError(Exception):

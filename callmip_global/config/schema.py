@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
@@ -56,6 +57,12 @@ class Strictly(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=False
     )
+
+
+# Names are joined to those of steps and tasks, which are names of folders: 255 bytes at most.
+_LONGEST_NAME = 64
+# What is in the working folder of a task beside the files of the group.
+_OWN_FILES = ("command.sh", "status.json", "stderr", "stdout")
 
 
 def _year_range(value: Any) -> tuple[int, int]:
@@ -114,10 +121,23 @@ def _sentence(error: ValueError) -> str:
 
 
 def _name(value: str, allowed: str) -> str:
-    """Text that is safe as a part of a file name."""
+    """Text that is safe as a part of a file name, even with others."""
     plain = value.isascii() and value[:1].isalnum()
     if not plain or any(not (c.isalnum() or c in allowed) for c in value):
         raise ValueError(f"letters, digits and {allowed!r}, beginning with a letter or digit")
+    if len(value) > _LONGEST_NAME:
+        raise ValueError(f"a name of at most {_LONGEST_NAME} characters")
+    return value
+
+
+def _clean(value: str) -> str:
+    """Text that a file, a file name or a terminal can hold: no NUL, no escape, no lone surrogate.
+
+    In double quotes YAML makes them of ``\\0`` and the like.
+    """
+    for c in value:
+        if (ord(c) < 32 and c not in "\n\t") or c == "\x7f" or "\ud800" <= c <= "\udfff":
+            raise ValueError(f"text without control characters | It holds {c!r}.")
     return value
 
 
@@ -136,12 +156,16 @@ def _underscored(value: str) -> str:
 def _relative(value: str) -> str:
     if not value or value.startswith("/") or ".." in value.split("/"):
         raise ValueError("a path inside the working folder of the task (no leading /, no ..)")
-    return value
+    if value != str(PurePosixPath(value)) or any(c in value for c in "\n\t"):
+        raise ValueError("a path without line breaks, ./, // and / at its end")
+    if value in _OWN_FILES:
+        raise ValueError(f"another name: callmip-global writes {value} there itself")
+    return _clean(value)
 
 
 def _option(value: Any) -> Any:
     if isinstance(value, str | bool | int | float):
-        return value
+        return _clean(value) if isinstance(value, str) else value
     raise ValueError("text, a number, true or false")
 
 
@@ -169,8 +193,8 @@ def _growth(value: Any) -> float:
     return float(value)
 
 
-Text: TypeAlias = Annotated[str, Strict()]
-FilledText: TypeAlias = Annotated[str, Strict(), Field(min_length=1)]
+Text: TypeAlias = Annotated[str, Strict(), AfterValidator(_clean)]
+FilledText: TypeAlias = Annotated[str, Strict(), Field(min_length=1), AfterValidator(_clean)]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 YearRange: TypeAlias = Annotated[tuple[int, int], PlainValidator(_year_range)]

@@ -289,6 +289,48 @@ def test_a_run_directory_with_a_line_break_is_refused_in_one_line(toy: Any, tmp_
     assert not list(tmp_path.glob("a*#SBATCH*/jobs"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (("run", "restart"), ["./years.txt"], "without line breaks, ./"),
+        (("run", "restart"), ["a\nb"], "without line breaks"),
+        (("run", "restart"), ["a\0b"], "without control characters"),
+        (("run", "restart"), ["../../journal.jsonl"], "inside the working folder"),
+        (("run", "outputs"), {"mon": "out/"}, "/ at its end"),
+        (("run", "outputs"), {"mon": "status.json"}, "another name"),
+        (("run", "files"), {"command.sh": "model.sh"}, "another name"),
+        (("run", "files"), {"/etc/passwd": "model.sh"}, "inside the working folder"),
+        (("run", "files"), {"\x1b[2J": "model.sh"}, "without control characters"),
+        (("run", "command"), "./model \0", "without control characters"),
+        (("run", "command"), "./model '{inputs.met}'", "a word of its own"),
+        (("run", "options"), {"o": "\ud800"}, "without control characters"),
+        (("run", "environment"), "\x1b]0;x\x07", "without control characters"),
+        (("model", "contact"), "x\x7f", "without control characters"),
+        (("model", "version"), "v1\n", "letters, digits"),
+        (("model", "name"), "x" * 65, "at most 64 characters"),
+        (("variables",), "a\0b", "without control characters"),
+        (("simulations",), ["$(touch pwned)"], "one of"),
+    ],
+)
+def test_hostile_text_in_the_experiment_is_one_line_with_the_key(
+    toy: Any, key: tuple[str, ...], value: Any, words: str, tmp_path: Path
+) -> None:
+    toy.tree["run"]["inputs"] = {"met": "model.sh's.nc"}
+    (toy.folder / "model.sh's.nc").write_text("x")
+    at = toy.tree
+    for name in key[:-1]:
+        at = at[name]
+    at[key[-1]] = value
+    toy.write()
+    with pytest.raises(UsageError) as caught:
+        api.prepare(toy.experiment)
+    lines = [str(problem) for problem in caught.value.problems]
+    assert any(words in line and key[0] in line for line in lines), lines
+    assert all(c.isprintable() for line in lines for c in line)
+    assert not list(toy.folder.rglob("pwned"))
+    assert not (toy.run_dir / "plan.json").exists()
+
+
 @pytest.mark.parametrize("field", ["queue", "account"])
 def test_a_queue_or_account_that_would_be_split_is_refused_before_anything_is_written(
     toy: Any, field: str
