@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from typing import Annotated
 
@@ -76,6 +77,9 @@ def options(
 
 def main() -> None:
     """Run the command line: one line per problem on stderr, and the documented exit codes."""
+    # The plan and the states of a large run are a million small objects, all of which stay: looking
+    # for garbage among them again and again would be a fifth of the time.
+    gc.set_threshold(200_000)
     try:
         app()
     except CallmipError as error:

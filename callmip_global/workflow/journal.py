@@ -77,12 +77,17 @@ class Intent:
         return tuple(dict.fromkeys(unit_of(row, self.pack) for row in self.rows))
 
     @cached_property
+    def is_array(self) -> bool:
+        """Whether the job has more than one element."""
+        return len(self.units) > 1
+
+    @cached_property
     def row_set(self) -> frozenset[int]:
         return frozenset(self.rows)
 
     def array_index(self, row: int) -> int | None:
         """Array index of a row in this job; None for a job that is no array."""
-        return unit_of(row, self.pack) - self.offset if len(self.units) > 1 else None
+        return unit_of(row, self.pack) - self.offset if self.is_array else None
 
     def depends_of(self, row: int) -> tuple[str, ...]:
         """The jobs that a row waits for."""

@@ -155,9 +155,13 @@ class Observer:
     def some(self, refs: Iterable[str]) -> dict[str, TaskState]:
         """States of these tasks alone: whether a queued one is held is not looked at."""
         states = {}
+        begun: dict[str, set[str]] = {}
         for ref in refs:
-            step = self.plan.step(ref.partition("/")[0])
-            states[ref] = self._state(step, self.plan.task(ref), ref, begun=True)
+            name, _, task_id = ref.partition("/")
+            step = self.plan.step(name)
+            if name not in begun:
+                begun[name] = self._begun(step)
+            states[ref] = self._state(step, self.plan.task(ref), ref, begun=task_id in begun[name])
         return states
 
     def _begun(self, step: Step) -> set[str]:
@@ -173,11 +177,13 @@ class Observer:
         if not begun:
             base = TaskState(ref, step, task, "waiting", lease=lease)
             return base if lease is None else self._submitted(base, lease, None)
-        attempts = [a for a in self.run.attempts(ref) if a.state != "left"]
-        base = TaskState(ref, step, task, "waiting", len(attempts), lease=lease)
         marker = self.run.marker(ref)
         if marker is not None and marker["key"] == task.key:
-            return replace(base, state="done", problems=tuple(marker.get("problems", ())))
+            number = int(str(marker["attempt"]).rpartition("-")[2])
+            problems = tuple(marker.get("problems", ()))
+            return TaskState(ref, step, task, "done", number, lease=lease, problems=problems)
+        attempts = [a for a in self.run.attempts(ref) if a.state != "left"]
+        base = TaskState(ref, step, task, "waiting", len(attempts), lease=lease)
         last = attempts[-1] if attempts else None
         if last is not None and last.state == "running":
             token = str(last.status["token"])
