@@ -15,6 +15,7 @@ each step has a table of its own, tasks.tsv, which is read when somebody asks fo
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -666,17 +667,19 @@ class _Builder:
         return found
 
     def _input_digest(self, context: Mapping[str, Any]) -> str:
-        """Digest of the input files one task reads: their hashes by name and year."""
-        first, last = context["climate_first_year"], context["climate_last_year"]
-        asked = canonical_json([context["inputs"], first, last])
+        """Digest of the input files one task reads: their hashes by name, in order."""
+        files = {
+            text.replace("{year}", str(year)): name
+            for name, text in context["inputs"].items()
+            for year in (_input_years(name, context) if "{year}" in text else (None,))
+        }
+        asked = canonical_json(list(files))
         if asked not in self.input_digests:
-            found = {}
-            for name, text in context["inputs"].items():
-                years = range(first, last + 1) if "{year}" in text else (first,)
-                for year in years:
-                    pattern = Path(text.replace("{year}", str(year)).replace("{var}", "*"))
-                    for path in sorted(pattern.parent.glob(pattern.name)):
-                        found[f"{name} {path.name}"] = self._hash(path)
+            found = []
+            for text, name in files.items():
+                pattern = glob.escape(text.lstrip("/")).replace("{var}", "*")
+                paths = sorted(Path("/").glob(pattern))
+                found += [(name, path.name, self._hash(path)) for path in paths]
             self.input_digests[asked] = _key(found)
         return self.input_digests[asked]
 
@@ -793,6 +796,16 @@ class _Builder:
 
 _Store = tuple[str, StageName, int | None]
 """Simulation, stage and member: what becomes one store."""
+
+
+def _input_years(name: str, context: Mapping[str, Any]) -> Iterable[int]:
+    """Years whose files a task reads: of co2, luc and ndep by name, of all else the climate's."""
+    if name not in ("co2", "luc", "ndep"):
+        return range(context["climate_first_year"], context["climate_last_year"] + 1)
+    level = context[name]
+    if level == "yearly":
+        return range(context["first_year"], context["last_year"] + 1)
+    return () if level is None else (level,)
 
 
 def _task_id(simulation: str, stage: str, member: int | None, tile: str | None) -> str:

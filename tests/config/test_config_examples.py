@@ -313,6 +313,32 @@ def test_only_set_with_an_underscore_and_capitals_is_a_placeholder(text: str) ->
         assert found == []
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "first"),
+    [
+        # In a folder for each variable.
+        ("cable-pop", "forcing/pre/pre_19500101_19501231.nc", "run-historical"),
+        ("cable-pop", "landmasks/landmaskpre.nc", "run-climate_restart"),
+        # Of the model's year, not of the climate's.
+        ("jules", "forcing/co2_mmr_1801.nc", "run-transient-1801-1850"),
+        ("orchidee", "forcing/PFTmap_1700.nc", "run-spinup-c01"),
+    ],
+)
+def test_a_changed_input_runs_anew_from_the_first_segment_that_reads_it(
+    name: str, changed: str, first: str, tmp_path: Path
+) -> None:
+    group = group_with(name, "slurm", tmp_path)
+    overrides = ["stages.Posterior.members=1"]
+    before = build_plan(load_experiment(group.experiment, overrides=overrides)).steps
+    path = tmp_path / changed
+    assert path.is_file()
+    path.write_text("other values")
+    after = build_plan(load_experiment(group.experiment, overrides=overrides)).steps
+    old, new = ([(s.name, s.tasks[0].key) for s in steps] for steps in (before, after))
+    anew = [name for (name, key), (_, again) in zip(old, new, strict=True) if key != again]
+    assert anew[0] == first
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_template_renders_for_every_run_and_leaves_no_gap(
     name: str, runs_of: Callable[[str], list[Rendered]]
