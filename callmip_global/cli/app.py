@@ -16,6 +16,7 @@ from callmip_global.cli import (
     experiment,
     export,
     harmonize,
+    housekeeping,
     plan,
     regrid,
     workflow,
@@ -47,6 +48,7 @@ app.command()(workflow.status)
 app.command()(workflow.logs)
 app.command()(workflow.resume)
 app.command()(workflow.cancel)
+app.command()(housekeeping.prune)
 app.command()(regrid.regrid)
 app.command()(harmonize.harmonize)
 app.command()(harmonize.check)

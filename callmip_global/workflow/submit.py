@@ -33,6 +33,7 @@ from callmip_global.workflow.client import Client, Outcome, make_scheduler
 from callmip_global.workflow.journal import Intent, unit_of
 from callmip_global.workflow.lease import Lease
 from callmip_global.workflow.observe import ALIVE, SETTLE_S, Observer, Queue, TaskState, observe
+from callmip_global.workflow.prune import revive
 from callmip_global.workflow.retry import Level, Verdict, level_of, verdict
 from callmip_global.workflow.rundir import OWN_NAMES, Attempt, RunDir
 
@@ -212,6 +213,11 @@ class Submitter:
         doomed = self._unfit(states)
         if doomed:
             self._await_end(doomed)
+            states = observe(self.run, self.plan, self.queue)
+        chosen = {r: s for r, s in states.items() if only in (None, s.step.name, s.step.kind)}
+        revived = revive(self.run, self.plan, chosen)
+        if revived:
+            self.say(f"{_plural(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
             states = observe(self.run, self.plan, self.queue)
         while True:
             before = len(self.result.jobs)
@@ -555,6 +561,7 @@ class Submitter:
             retry=group.retry,
             walltime_s=group.level.walltime_s,
             memory_bytes=group.level.memory_bytes,
+            segment_years=group.level.segment_years,
         )
         return self._send(step, submission, tasks, states)
 
@@ -739,7 +746,7 @@ def planned_commands(run: RunDir, plan: Plan) -> list[str]:
             name = step.name if number == 1 else f"{step.name}:{number}"
             intent = Intent(
                 name, step.name, step.table, tuple(rows), step.resources["pack"], group.offset,
-                (), (), "", None, None, "", job_id=f"<{name}>",
+                (), (), "", None, None, None, "", job_id=f"<{name}>",
             )  # fmt: skip
             for row in rows:
                 task = step.tasks[row - 1]
