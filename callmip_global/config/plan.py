@@ -353,6 +353,25 @@ def _model_bytes(step: Step, disk: Mapping[str, int]) -> int:
     return int(sets * disk["restart_bytes"] + years * disk["year_bytes"])
 
 
+def expected_outputs(
+    patterns: Mapping[str, str], first_year: int, last_year: int, first_delivered: int
+) -> dict[str, int]:
+    """Files that a run of these model years must leave, with their least number of time steps in
+    delivered years. `{variable}` becomes ``*``: at least one file matches."""
+    found: dict[str, int] = {}
+    for frequency, pattern in patterns.items():
+        context = {
+            "frequency": frequency,
+            "variable": "*",
+            "first_year": first_year,
+            "last_year": last_year,
+        }
+        for year in range(max(first_year, first_delivered), last_year + 1):
+            text = expand(pattern, {**context, "year": year}, quote=False)
+            found[text] = found.get(text, 0) + (12 if frequency == "mon" else 1)
+    return found
+
+
 def run_context(plan: Plan, step: Step, task: Task) -> dict[str, Any]:
     """Values of the placeholders for one run task; see `config.placeholders.RUN_NAMES`."""
     settings, recipe = plan.settings, step.recipe
@@ -454,6 +473,7 @@ class _Builder:
             "environment": run.environment,
             "templates": self.texts,
             "inputs": run.inputs,
+            "outputs": run.outputs,
             "executables": {name: str(path) for name, path in self._executables().items()},
             "calendar": run.calendar,
             "merge": None if run.tiles is None else run.tiles.merge,
@@ -611,7 +631,9 @@ class _Builder:
                 if simulation.name in links
             },
         }
-        return recipe, self._outputs(segment) if writes else {}
+        years = (segment.first_year, segment.last_year)
+        patterns = {str(frequency): text for frequency, text in run.outputs.items()}
+        return recipe, expected_outputs(patterns, *years, self.window[0]) if writes else {}
 
     def _template(self, text: str) -> str:
         """The template's file as a name; its text is kept once."""
@@ -646,25 +668,6 @@ class _Builder:
             "ndep": forcing.ndep,
             "restart_in": dict(link.restart_in),
         }
-
-    def _outputs(self, segment: Segment) -> dict[str, int]:
-        """Files a segment must leave, with their least number of time steps in delivered years.
-
-        `{variable}` becomes ``*``: at least one file matches.
-        """
-        found: dict[str, int] = {}
-        years = range(max(segment.first_year, self.window[0]), segment.last_year + 1)
-        for frequency, pattern in self.experiment.run.outputs.items():
-            context = {
-                "frequency": frequency,
-                "variable": "*",
-                "first_year": segment.first_year,
-                "last_year": segment.last_year,
-            }
-            for year in years:
-                text = expand(pattern, {**context, "year": year}, quote=False)
-                found[text] = found.get(text, 0) + (12 if frequency == "mon" else 1)
-        return found
 
     def _input_digest(self, context: Mapping[str, Any]) -> str:
         """Digest of the input files one task reads: their hashes by name, in order."""

@@ -532,11 +532,16 @@ class Output(Strictly):
 
 class Retry(Strictly):
     """What `resume` may do about one class of failure: ``times`` tries beyond the first, each
-    asking ``walltime`` and ``memory`` times what the one before asked (up to the queue's limit)."""
+    asking ``walltime`` and ``memory`` times what the one before asked (up to the queue's limit).
+
+    ``segment_years`` (after a walltime failure): the segment is run in pieces of so many years, one
+    after the other, each kept once it is finished: the next try goes on from there.
+    """
 
     times: Annotated[int, Strict(), Field(ge=0)] = Field(description="a number of retries")
     walltime: Factor = 1.0
     memory: Factor = 1.0
+    segment_years: Count | None = None
 
 
 class BenchmarkConfig(Strictly):

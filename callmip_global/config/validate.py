@@ -62,6 +62,7 @@ def validate_experiment(loaded: LoadedExperiment) -> list[Problem]:
         _files,
         _inputs,
         _site,
+        _retries,
         _output,
         _variables,
         _products,
@@ -726,6 +727,27 @@ def _limits(loaded: LoadedExperiment, kind: StepKind) -> Iterator[Problem]:
 
 def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 1024**3:g}GB"
+
+
+def _retries(loaded: LoadedExperiment) -> Iterator[Problem]:
+    """Shorter pieces are for running out of time, and their output must not be named by them."""
+    run = loaded.experiment.run
+    for name, rule in loaded.experiment.retry.items():
+        if rule.segment_years is None:
+            continue
+        key: KeyPath = ("retry", name, "segment_years")
+        if name != "walltime":
+            yield _problem(loaded, key, str(rule.segment_years), "it under retry.walltime alone")
+        for frequency, text in run.outputs.items():
+            used = placeholder_names(text)
+            if "year" in used and not used & {"first_year", "last_year"}:
+                continue
+            yield _problem(
+                loaded,
+                key,
+                f"run.outputs.{frequency}: {text!r}, whose name is that of a whole segment",
+                "names by {year}, the same however a segment is cut",
+            )
 
 
 def _output(loaded: LoadedExperiment) -> Iterator[Problem]:

@@ -134,6 +134,8 @@ class RunState:
         if found.level.memory_bytes is not None:
             joined = " and " if asking else ", asking for "
             asking += f"{joined}{memory_mib(found.level.memory_bytes):,} MiB"
+        if found.level.segment_years is not None:
+            asking += f", in pieces of {found.level.segment_years} years"
         return NEXT_ACTION[kind].replace("{asking}", asking)
 
     @property

@@ -26,6 +26,10 @@ NEXT_ACTION = {
 _MEMORY = re.compile(r"out of memory|oom-kill|oom_kill|cannot allocate memory|std::bad_alloc", re.I)
 
 
+# What Slurm's srun and PBS write into the log of a job that they end.
+_WALLTIME = re.compile(r"due to time limit|walltime \d+ exceeded limit", re.I)
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why an attempt failed: a class of `NEXT_ACTION`, one line, exit code, end of the log."""
@@ -72,6 +76,8 @@ def classify(attempt: Path, what: str, exit_code: int) -> Failure:
     if _MEMORY.search(text) or killed:
         reason = "killed (signal 9), most likely by the memory limit" if killed else "out of memory"
         return Failure("memory", f"{what}: {reason}", exit_code, log, tail)
+    if _WALLTIME.search(text):
+        return Failure("walltime", f"{what}: ended at its time limit", exit_code, log, tail)
     if exit_code in (143, -15):
         return Failure("node", f"{what}: ended by signal 15", exit_code, log, tail)
     return Failure("model", f"{what}: exit code {exit_code}", exit_code, log, tail)

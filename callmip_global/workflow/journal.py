@@ -41,7 +41,8 @@ class Intent:
 
     ``rows`` (from 1) of ``table``; ``pack`` rows share one element of the job; ``offset`` is what
     the job adds to its array index. ``retry`` is the class of failure it tries again after;
-    ``walltime_s`` and ``memory_bytes`` are None where the job script says them.
+    ``walltime_s`` and ``memory_bytes`` are None where the job script says them; ``segment_years``
+    is None where a segment is run in one piece.
     """
 
     token: str
@@ -55,6 +56,7 @@ class Intent:
     retry: str
     walltime_s: int | None
     memory_bytes: int | None
+    segment_years: int | None
     time: str
     job_id: str | None = None
     outcome: str = "intent"
@@ -155,6 +157,7 @@ class Journal:
                     event["retry"],
                     event["walltime_s"],
                     event["memory_bytes"],
+                    event["segment_years"],
                     event["time"],
                 )
             elif token not in found:

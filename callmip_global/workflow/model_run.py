@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from callmip_global.config.placeholders import expand, render_template
-from callmip_global.config.plan import Plan, Step, Task, run_context
-from callmip_global.files import checked_target, file_hash, inside, write_atomic
+from callmip_global.config.plan import Plan, Step, Task, expected_outputs, run_context
+from callmip_global.files import (
+    checked_target,
+    file_hash,
+    fsync_folder,
+    inside,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify, log_tail
 from callmip_global.workflow.verify import verify_file
 
@@ -22,37 +30,131 @@ Markers = Mapping[str, Mapping[str, Any]]
 
 
 def run_segment(
-    plan: Plan, step: Step, task: Task, attempt: Path, upstream: Markers
+    plan: Plan,
+    step: Step,
+    task: Task,
+    attempt: Path,
+    upstream: Markers,
+    piece_years: int | None = None,
 ) -> dict[str, Any]:
     """Run one segment in its attempt folder; returns what the success marker records.
 
     Restart files of the segment before are copied, never linked: a model that overwrites its
-    restart in place must not spoil the segment before. Raises TaskFailedError.
+    restart in place must not spoil the segment before. ``piece_years``: run it in pieces of so many
+    years, and go on after those that an earlier attempt finished. Raises TaskFailedError.
     """
-    settings, recipe = plan.settings, step.recipe
     context = {**run_context(plan, step, task), "python": sys.executable}
-    for path in (context["parameters"], *settings["executables"].values()):
+    for path in (context["parameters"], *plan.settings["executables"].values()):
         _check_unchanged(plan, Path(path))
+    if piece_years is not None:
+        return _run_pieces(plan, step, task, context, attempt, upstream, piece_years)
+    _copy_restarts(_restart_sources(step, task), attempt, upstream, attempt.parents[3])
+    return _run_model(plan, step, context, attempt, step.outputs)
+
+
+def _restart_sources(step: Step, task: Task) -> Mapping[str, str]:
+    sources: Mapping[str, str] = step.recipe["simulations"][task.simulation]["restart_in"]
+    return sources
+
+
+def _run_model(
+    plan: Plan, step: Step, context: Mapping[str, Any], folder: Path, outputs: Mapping[str, int]
+) -> dict[str, Any]:
+    """Render, run and verify in a folder that has its restart files already."""
+    settings, recipe = plan.settings, step.recipe
     templates = settings["templates"]
     _render_files(
         {target: (source, templates[source]) for target, source in recipe["files"].items()},
         context,
-        attempt,
+        folder,
     )
-    sources = recipe["simulations"][task.simulation]["restart_in"]
-    _copy_restarts(sources, attempt, upstream)
-    (attempt / "restart_out").mkdir()
-    for pattern in step.outputs:
-        (attempt / pattern).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "restart_out").mkdir()
+    for pattern in outputs:
+        (folder / pattern).parent.mkdir(parents=True, exist_ok=True)
     command = expand(recipe["command"], context, quote=True)
-    _run_command(settings["environment"], command, attempt)
+    _run_command(settings["environment"], command, folder)
     restarts = {}
     for pattern in recipe["restart_out"]:
-        for path in _matches(attempt / "restart_out", pattern, "restart"):
-            name = str(path.relative_to(attempt / "restart_out"))
-            restarts[name] = _describe(attempt, path, "restart")
+        for path in _matches(folder / "restart_out", pattern, "restart"):
+            name = str(path.relative_to(folder / "restart_out"))
+            restarts[name] = _describe(folder, path, "restart")
             verify_file(path, "restart")
-    return {"outputs": _outputs(step, attempt), "restarts": restarts}
+    return {"outputs": _outputs(outputs, folder), "restarts": restarts}
+
+
+def _run_pieces(
+    plan: Plan,
+    step: Step,
+    task: Task,
+    context: Mapping[str, Any],
+    attempt: Path,
+    upstream: Markers,
+    piece_years: int,
+) -> dict[str, Any]:
+    """Run a segment piece by piece.
+
+    A finished piece is moved into ``pieces/`` of the task, whole, by one rename; its name has the
+    key, so that no other plan takes it for its own.
+    """
+    first, last = step.recipe["first_year"], step.recipe["last_year"]
+    kept = attempt.parent / "pieces"
+    kept.mkdir(exist_ok=True)
+    outputs: dict[str, Any] = {}
+    restarts: dict[str, Any] = {}
+    before: Path | None = None
+    for start in range(first, last + 1, piece_years):
+        years = (start, min(start + piece_years - 1, last))
+        done = kept / f"{years[0]}-{years[1]}-{task.key[:16]}"
+        if not done.exists():
+            folder = attempt / f"piece-{years[0]}-{years[1]}"
+            folder.mkdir()
+            if before is None:
+                sources = _restart_sources(step, task)
+                _copy_restarts(sources, folder, upstream, attempt.parents[3])
+            else:
+                _copy_files(before / "restart_out", folder / "restart_in", restarts)
+            settings = plan.settings
+            expected = expected_outputs(settings["outputs"], *years, settings["years"][0])
+            found = _run_model(plan, step, _of_piece(plan, context, years), folder, expected)
+            write_json(folder / "piece.json", found)
+            folder.rename(done)
+            fsync_folder(kept)
+        found = read_json(done / "piece.json")
+        _copy_files(done, attempt, found["outputs"])
+        outputs |= found["outputs"]
+        restarts, before = found["restarts"], done
+    if before is not None:
+        _copy_files(before / "restart_out", attempt / "restart_out", restarts)
+    return {"outputs": outputs, "restarts": restarts}
+
+
+def _of_piece(plan: Plan, context: Mapping[str, Any], years: tuple[int, int]) -> dict[str, Any]:
+    """The placeholders of a segment, for some of its years."""
+    own: dict[str, Any] = {
+        **context,
+        "first_year": years[0],
+        "last_year": years[1],
+        "n_years": years[1] - years[0] + 1,
+        "first_segment": context["first_segment"] and years[0] == context["first_year"],
+        "write_output": years[1] >= plan.settings["years"][0],
+    }
+    if context["climate"] == "actual":
+        own |= {"climate_first_year": years[0], "climate_last_year": years[1]}
+    return own
+
+
+def _copy_files(source: Path, target: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Copy files of a finished piece; TaskFailedError where one is not what it was."""
+    for name, wanted in files.items():
+        path = checked_target(target, name)
+        try:
+            shutil.copyfile(source / name, path)
+        except OSError as error:
+            text = f"{source / name}: {error.strerror}"
+            raise TaskFailedError(Failure("restart", text)) from error
+        if file_hash(path) != wanted["sha256"]:
+            text = f"{source / name} is not the file that its piece of the segment left"
+            raise TaskFailedError(Failure("restart", text))
 
 
 def run_merge(
@@ -81,7 +183,7 @@ def run_merge(
         }
         command = expand(settings["merge"], context, quote=True)
         _run_command(settings["environment"], command, attempt)
-    return {"outputs": _outputs(step, attempt)}
+    return {"outputs": _outputs(step.outputs, attempt)}
 
 
 def published_folder(run_path: Path, ref: str, marker: Mapping[str, Any]) -> Path:
@@ -127,9 +229,10 @@ def _render_files(
         write_atomic(checked_target(attempt, expand(target, context, quote=False)), text)
 
 
-def _copy_restarts(sources: Mapping[str, str], attempt: Path, upstream: Markers) -> None:
+def _copy_restarts(
+    sources: Mapping[str, str], folder: Path, upstream: Markers, run_path: Path
+) -> None:
     """Copy each restart file from the segment (``sources``: pattern -> step) that left it."""
-    run_path = attempt.parents[3]
     by_step = {ref.partition("/")[0]: ref for ref in upstream}
     for pattern, step in sources.items():
         ref = by_step[step]
@@ -139,7 +242,7 @@ def _copy_restarts(sources: Mapping[str, str], attempt: Path, upstream: Markers)
             raise TaskFailedError(Failure("restart", f"{ref} left no restart file {pattern}"))
         for name in names:
             source = published_folder(run_path, ref, upstream[ref]) / "restart_out" / name
-            target = checked_target(attempt, f"restart_in/{name}")
+            target = checked_target(folder, f"restart_in/{name}")
             try:
                 shutil.copyfile(source, target)
             except OSError as error:
@@ -184,10 +287,10 @@ def shorten(command: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _outputs(step: Step, attempt: Path) -> dict[str, dict[str, Any]]:
+def _outputs(outputs: Mapping[str, int], attempt: Path) -> dict[str, dict[str, Any]]:
     """The verified output files of a run or merge task, with size and hash."""
     found: dict[str, dict[str, Any]] = {}
-    for pattern, time_steps in step.outputs.items():
+    for pattern, time_steps in outputs.items():
         for path in _matches(attempt, pattern, "model"):
             found[str(path.relative_to(attempt))] = _describe(attempt, path, "model")
             verify_file(path, "model", time_steps)

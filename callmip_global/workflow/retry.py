@@ -21,10 +21,14 @@ _MIB = 1024**2
 
 @dataclass(frozen=True)
 class Level:
-    """What a submission asks for instead of what the job script says; None: what it says."""
+    """What a submission asks for instead of what the job script says; None: what it says.
+
+    ``segment_years``: longest piece that a segment is run in; None: whole.
+    """
 
     walltime_s: int | None = None
     memory_bytes: int | None = None
+    segment_years: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,19 @@ def level_of(plan: Plan, step: Step, history: Sequence[Lease], retry: str = "") 
     return Level(
         grown("walltime", asked["walltime_s"], _MINUTE_S),
         grown("memory", asked["memory_bytes"], _MIB),
+        _piece_years(step, [rules[kind]["segment_years"] for kind in classes if kind in rules]),
     )
+
+
+def _piece_years(step: Step, asked: Sequence[int | None]) -> int | None:
+    """The shortest length asked for; None where the segment is no longer, or is one labelled year
+    that stands for a whole pass over the climate."""
+    years = min((n for n in asked if n is not None), default=None)
+    recipe = step.recipe
+    if years is None or step.kind != "run":
+        return None
+    length = recipe["last_year"] - recipe["first_year"] + 1
+    return years if years < length == recipe["n_years"] else None
 
 
 _LIMITED = {"walltime": "walltime_s", "memory": "memory_bytes"}

@@ -217,7 +217,14 @@ class _Attempt:
         if self.step.kind == "run":
             from callmip_global.workflow.model_run import run_segment
 
-            return run_segment(self.plan, self.step, self.task, self.attempt.path, upstream)
+            return run_segment(
+                self.plan,
+                self.step,
+                self.task,
+                self.attempt.path,
+                upstream,
+                piece_years=self.intent.segment_years,
+            )
         if self.step.kind == "merge":
             from callmip_global.workflow.model_run import run_merge
 
@@ -267,6 +274,7 @@ class _Attempt:
             self._status("left", {"why": "another attempt was published first"})
             return 0
         self._status("done", {})
+        shutil.rmtree(self.attempt.path.parent / "pieces", ignore_errors=True)
         print(f"{self.ref}: done in {marker['seconds']:.1f} s")
         return 0
 

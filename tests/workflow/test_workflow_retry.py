@@ -22,7 +22,7 @@ GIB = 1024**3
 def past(*classes: str) -> list[Lease]:
     """A task's submissions, each after a failure of a class ("": the first)."""
     return [
-        Lease(Intent(f"t{i}", STEP, "", (1,), 1, 0, (), (), kind, None, None, ""), 1, "k")
+        Lease(Intent(f"t{i}", STEP, "", (1,), 1, 0, (), (), kind, None, None, None, ""), 1, "k")
         for i, kind in enumerate(classes)
     ]
 
@@ -145,3 +145,49 @@ def test_watching_ends_when_nothing_is_alive(make_toy: Any, local_site: dict[str
     assert told.returncode == 0
     assert set(toy.states().values()) == {"done"}
     assert "run-spinup-c01" in told.stdout
+
+
+def test_after_a_walltime_failure_a_segment_is_run_in_pieces_that_are_kept(toy: Any) -> None:
+    """Each piece is finished once: a try that ends in the middle is gone on with."""
+    model = (toy.folder / "model.sh").read_text()
+    (toy.folder / "model.sh").write_text(
+        model.replace("out/mon_$first.txt", "out/part.txt")
+        + 'if [ "$write" = true ]; then for y in $(seq "$first" "$last"); do'
+        ' [ "$y" -lt 2005 ] || echo "$y" > "out/mon_$y.txt"; done; fi\n'
+    )
+    toy.tree["run"]["outputs"] = {"mon": "out/mon_{year}.txt"}
+    toy.tree["retry"] = {"walltime": {"times": 3, "segment_years": 25}}
+    toy.write()
+    flag = toy.folder / "late"
+    toy.parameters(
+        "Prior",
+        '[ "$first-$last" != 1963-2024 ] ||'
+        ' { echo "srun: CANCELLED DUE TO TIME LIMIT" >&2; exit 143; }\n'
+        f'[ "$first" != 1988 ] || [ -e "{flag}" ] || {{ touch "{flag}"; exit 143; }}\n',
+    )
+    toy.submit()
+    last = "run-historical-1963-2024/S3.Prior"
+    assert toy.wait()[last] == "failed"
+    state = api.status(toy.run_dir)
+    failure = state.tasks[last].failure
+    assert failure is not None
+    assert failure.kind == "walltime"
+    assert "in pieces of 25 years" in state.next_action(state.tasks[last])
+    toy.submit(retry_failed=True)
+    assert toy.wait()[last] == "failed"  # in its second piece, by a node
+    toy.submit(retry_failed=True)
+    assert set(toy.wait().values()) == {"done"}
+    runs = [line for line in toy.ledger() if line.startswith("prior") and " 1901" not in line]
+    assert [line for line in runs if "1900" not in line] == [
+        "prior 1963 1987 after 64",
+        "prior 1963 2024 after 64",
+        "prior 1988 2012 after 89",
+        "prior 1988 2012 after 89",
+        "prior 2013 2024 after 114",
+    ]
+    marker = state.run.marker(last)
+    assert marker is not None
+    assert sorted(marker["outputs"]) == [f"out/mon_{year}.txt" for year in range(2005, 2025)]
+    folder = state.run.task_dir(last) / marker["attempt"]
+    assert (folder / "restart_out" / "years.txt").read_text() == "126\n"
+    assert not (state.run.task_dir(last) / "pieces").exists()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from callmip_global.config.plan import Step
 from callmip_global.files import write_json
 from callmip_global.workflow import api, model_run, task
 from callmip_global.workflow.failures import TaskFailedError
@@ -28,6 +27,7 @@ INTENT: dict[str, Any] = {
     "retry": "",
     "walltime_s": None,
     "memory_bytes": None,
+    "segment_years": None,
 }
 
 
@@ -215,7 +215,6 @@ def test_a_journal_line_cut_short_by_a_crash_loses_nothing_else(tmp_path: Path) 
 
 def test_a_missing_output_is_told_with_the_last_words_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "stderr").write_text("disk quota exceeded\n")
-    step = Step("run-p", "run", {}, (), {"out/mon.nc": 12})
     with pytest.raises(TaskFailedError, match=r"mon\.nc is missing") as caught:
-        model_run._outputs(step, tmp_path)
+        model_run._outputs({"out/mon.nc": 12}, tmp_path)
     assert caught.value.failure.tail == ("disk quota exceeded",)
