@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from callmip_global.config import unset
 from callmip_global.config.init import example_names, first_experiment, write_experiment
 from callmip_global.config.load import LoadedExperiment, load_experiment, load_leniently
-from callmip_global.config.placeholders import render_template
+from callmip_global.config.placeholders import expand, render_template
 from callmip_global.config.plan import build_plan, chain, run_context
 from callmip_global.config.site import config_names
 from callmip_global.config.validate import check_experiment
@@ -76,13 +78,13 @@ class GroupFolder:
 
     def make_files(self) -> None:
         tree = yaml.safe_load(self.experiment.read_text(encoding="utf-8"))
-        run = tree["run"]
+        run, named = tree["run"], set(tree["run"]["executables"].values())
         for stage, settings in tree["stages"].items():
             for member in range(1, (settings.get("members") or 1) + 1):
                 for text in (settings["parameters"], *run["inputs"].values()):
-                    known = text.replace("{stage}", stage).replace("{member:03d}", f"{member:03d}")
-                    self._make(known)
-        for text in run["executables"].values():
+                    known = text.replace("{stage}", stage)
+                    named.add(known.replace("{member:03d}", f"{member:03d}"))
+        for text in named:
             self._make(text)
 
     def _make(self, text: str) -> None:
@@ -504,3 +506,130 @@ def test_init_never_overwrites_a_template(tmp_path: Path) -> None:
         write_experiment("CABLE-POP", "gadi", tmp_path / "experiment.yaml")
     assert not (tmp_path / "experiment.yaml").exists()
     assert (tmp_path / "templates" / "cru.nml.j2").read_text() == "mine"
+
+
+def write_tool(path: Path, words: str) -> None:
+    """A command that is the stand-in ``words``, or runs the rest of its own line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/bash\nexec {words} "$@"\n')
+    path.chmod(0o755)
+
+
+def stand_in(name: str) -> str:
+    from support import model_stand_ins
+
+    return f'"{sys.executable}" -I -S "{model_stand_ins.__file__}" {name}'
+
+
+# What the group's own files must say for the scripts, and what the first state is.
+CONTENTS = {
+    "cable-pop": {
+        "namelists/cable.nml": "&cablenml\n  icycle = 3\n  filename%met = 'x'\n/\n",
+        "landmasks/landmask1.nc": "",
+    },
+    "classic": {
+        "classic_folder/configurationFiles/template_job_options_file.txt": (
+            "&joboptions\n metLoop = 7 , ! loops\n init_file = 'other.nc' ,\n/\n"
+        ),
+        "init_file": "0",
+        **{
+            f"forcing/{variable}_{years}.nc": ""
+            for variable in ("tswrf", "dlwrf", "pre", "tmp", "spfh", "wind", "pres")
+            for years in ("1901_2024", "1700_2024_recycled")
+        },
+    },
+    "ctsm": {},
+    "jules": {
+        "namelists/jules_vegetation.nml": "&JULES_VEGETATION\n  l_triffid = .true.\n/\n",
+        "namelists/initial_conditions.nml": "&JULES_INITIAL\n  dump_file = .false.\n/\n",
+        "namelists/timesteps.nml": "&JULES_TIME\n/\n",
+    },
+    "orchidee": {
+        "config/run.def": "ATM_CO2 = 350.\nSPINUP_ANALYTIC=n\nSTOMATE_OK_STOMATE = y\n",
+        "config/iodef.xml": "",
+        "params/prior_orchidee_pft.def": "VCMAX25__02 = 45.0\n",
+    },
+}
+TOOLS = {
+    "cable-pop": {"cable_folder/offline/cable": "cable"},
+    "classic": {"classic_folder/bin/CLASSIC_parallel": "classic"},
+    "ctsm": {"ctsm_folder/cime/scripts/create_clone": "create_clone"},
+    "jules": {"jules_folder/build/bin/jules.exe": "jules"},
+    "orchidee": {"modipsl/bin/orchideedriver": "orchidee"},
+}
+# The same chain with fewer runs of the same kinds.
+SHORTER = {
+    "ctsm": [
+        f"run.phases.{phase}.segment_years={years}"
+        for phase, years in enumerate((175, 150, 100, 100, 62))
+    ],
+    "orchidee": [
+        "run.phases.0.cycles=1",
+        "run.phases.1.years=[1701,1710]",
+        "run.phases.1.segment_years=5",
+        "run.phases.2.years=[2001,2024]",
+    ],
+}
+# Runs in one line of descent, as the stand-ins count them in their restart files: of CABLE-POP the
+# first run has no descendants; ORCHIDEE runs once a year.
+DESCENT = {
+    ("cable-pop", "S3"): 30,
+    ("cable-pop", "CO2"): 29,
+    ("classic", "S3"): 34,
+    ("ctsm", "S3"): 10,
+    ("jules", "S3"): 21,
+    ("orchidee", "CO2"): 20 + 10 + 24,
+}
+
+
+@pytest.mark.parametrize(("name", "simulation"), DESCENT, ids=lambda value: value)
+def test_the_whole_chain_of_scripts_works_with_a_stand_in_of_the_model(
+    name: str, simulation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = group_with(name, "slurm", tmp_path)
+    for path, text in CONTENTS[name].items():
+        (tmp_path / path).write_text(text)
+    for path, tool in TOOLS[name].items():
+        write_tool(tmp_path / path, stand_in(tool))
+    bin_ = tmp_path / "bin"
+    for tool in ("ncap2", "ncrcat", "cdo"):
+        write_tool(bin_ / tool, stand_in(tool))
+    for launcher in ("srun", "mpirun"):
+        (bin_ / launcher).write_text('#!/bin/bash\nshift 2\nexec "$@"\n')
+        (bin_ / launcher).chmod(0o755)
+    write_tool(bin_ / "to_grid", stand_in("to_grid"))
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+
+    overrides = ["stages.Posterior.members=1", *SHORTER.get(name, [])]
+    loaded = load_experiment(group.experiment, overrides=overrides)
+    plan = build_plan(loaded)
+    texts, counts = plan.settings["templates"], []
+    for link in chain(loaded.experiment.run, simulation):
+        step = plan.step(link.segment.name)
+        task = next(t for t in step.tasks if simulation in (t.simulation, *t.shared_by))
+        context = {**run_context(plan, step, task), "python": "to_grid"}
+        folder = tmp_path / "runs" / step.name
+        for part in ("restart_in", "restart_out"):
+            (folder / part).mkdir(parents=True)
+        for pattern, source in link.restart_in.items():
+            left = sorted((tmp_path / "runs" / source / "restart_out").glob(pattern))
+            assert left, (step.name, pattern)
+            for path in left:
+                shutil.copy(path, folder / "restart_in")
+        for target, source in step.recipe["files"].items():
+            (folder / target).parent.mkdir(exist_ok=True)
+            (folder / target).write_text(render_template(texts[source], context, where=source))
+        command = expand(step.recipe["command"], context, quote=True)
+        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+        said = f"{step.name}: {done.stderr}"
+        assert (done.returncode, done.stderr) == (0, ""), said
+        for pattern in link.restart_out:
+            assert list((folder / "restart_out").glob(pattern)), (step.name, pattern)
+        for pattern in step.outputs:
+            assert list(folder.glob(pattern)), (step.name, pattern)
+        # CABLE's last run leaves no state that is handed on, but its stand-in does.
+        found = sorted((folder / "restart_out").glob("*.nc"))
+        counts.append(
+            max(int(path.read_text()) for path in found if "luc_climate" not in path.name)
+        )
+    assert counts[-1] == DESCENT[name, simulation]
