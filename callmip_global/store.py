@@ -335,7 +335,8 @@ class StoreWriter:
 
         May be done on another node, and again: the shard is replaced by one rename.
         ``values`` has the array's shape with time cut to the region. ValueError for a region that
-        ``regions`` does not list or values of another shape.
+        ``regions`` does not list or values of another shape; DataError when the work folder is no
+        longer that of this writer.
         """
         allowed = self.regions(group, name)
         if region not in allowed:
@@ -348,6 +349,10 @@ class StoreWriter:
         wanted = (region.stop - region.start, *shape[1:]) if timed else shape
         if values.shape != wanted:
             raise ValueError(f"{name}: values are {values.shape}, the region is {wanted}")
+        if not self._is_ours():
+            # A worker that outlived its driver must not write into what replaced the store.
+            found = "a store that another run has started over, or published"
+            raise DataError(Problem(str(self.out), found=found))
         array = zarr.open_array(self._store, path=_path(group, name), mode="r+")
         array[region if timed else ...] = values.astype(array.dtype, copy=False)
         shard = allowed.index(region)
@@ -412,6 +417,12 @@ class StoreWriter:
         shutil.rmtree(self.work)
         return self.out
 
+    def _is_ours(self) -> bool:
+        try:
+            return bool(read_json(self.work / "work.json") == {"fingerprint": self.fingerprint})
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return False
+
     def _entry(self, group: str, name: str, region: slice) -> Path:
         return self.work / "done" / f"{group or 'root'}-{name}-{region.start}.json"
 
@@ -435,11 +446,8 @@ def create_store(
     )
     work = out.with_name(f".{out.name}.work")
     writer = StoreWriter(out, work, dict(templates), text)
-    try:
-        if read_json(work / "work.json") == {"fingerprint": text}:
-            return writer
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        pass
+    if writer._is_ours():
+        return writer
     if work.exists():
         shutil.rmtree(work)
     (work / "done").mkdir(parents=True)

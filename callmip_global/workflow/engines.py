@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
-from callmip_global.files import fsync_folder
+from callmip_global.files import fsync_folder, read_json
 from callmip_global.workflow.failures import Failure, TaskFailedError
 from callmip_global.workflow.model_run import Markers, output_files
 from callmip_global.workflow.rundir import RunDir
@@ -41,13 +41,16 @@ def run_engine(
         "report": _report,
         "export": _export,
     }[step.kind]
-    with _workers(plan, step, attempt) as spread:
+    with _workers(run, plan, step, attempt) as spread:
         return work(run, plan, task, attempt, upstream, **spread)
 
 
 @contextlib.contextmanager
-def _workers(plan: Plan, step: Step, attempt: Path) -> Iterator[dict[str, Any]]:
-    """``task_map`` over the workers that the step asks for; nothing where it is one."""
+def _workers(run: RunDir, plan: Plan, step: Step, attempt: Path) -> Iterator[dict[str, Any]]:
+    """``task_map`` over the workers that the step asks for; nothing where it is one.
+
+    A retry that got more time or memory hands that on to them.
+    """
     workers = step.resources.get("workers", 1)
     if workers == 1 or step.kind not in SPREAD:
         yield {}
@@ -55,6 +58,9 @@ def _workers(plan: Plan, step: Step, attempt: Path) -> Iterator[dict[str, Any]]:
     from callmip_global.workflow import scale_out
 
     site, folder = plan.settings["site"], attempt / "dask"
+    intent = run.leases().intents[read_json(attempt / "status.json")["token"]]
+    raised = {"memory_bytes": intent.memory_bytes, "walltime_s": intent.walltime_s}
+    resources = {**step.resources, **{k: v for k, v in raised.items() if v is not None}}
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -65,7 +71,7 @@ def _workers(plan: Plan, step: Step, attempt: Path) -> Iterator[dict[str, Any]]:
             scale_out.local_map(workers=workers, folder=folder, say=say)
             if site["scheduler"] == "local"
             else scale_out.cluster_map(
-                site, step.resources, workers=workers, folder=folder, name=name, say=say
+                site, resources, workers=workers, folder=folder, name=name, say=say
             )
         ) as task_map:
             yield {"task_map": task_map}

@@ -376,6 +376,7 @@ def cluster_map(
     kills its workers. UsageError for what cannot stand in a job script.
     """
     import dask
+    import distributed  # noqa: F401  its defaults have to be there before ours are set, and stay
 
     folder = folder.resolve()
     spec = worker_spec(site, resources, folder=folder, name=name)
@@ -388,7 +389,7 @@ def cluster_map(
     with contextlib.ExitStack() as stack:
         # Last in, first out: jobs are cancelled before anything else is taken down.
         stack.enter_context(_ended_by_signals())
-        stack.enter_context(dask.config.set(_DRIVER_CONFIG))
+        stack.enter_context(dask.config.set(DRIVER_CONFIG))
         stack.enter_context(_private_folder(spec.private))
         cluster = _Cluster(site, fleet, workers, name, say, patience_s, stack)
 
@@ -416,13 +417,14 @@ def local_map(*, workers: int, folder: Path, say: Say) -> Iterator[TaskMap]:
     with (
         _ended_by_signals(),
         _private_folder(private),
-        dask.config.set({**_DRIVER_CONFIG, **environ}),
+        dask.config.set({**DRIVER_CONFIG, **environ}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             security=distributed.Security.temporary(),
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -439,7 +441,7 @@ def local_map(*, workers: int, folder: Path, say: Say) -> Iterator[TaskMap]:
         yield task_map
 
 
-_DRIVER_CONFIG: dict[str, Any] = {
+DRIVER_CONFIG: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": DEATHS,
     # No unit waits on one worker while another is idle.
     "distributed.scheduler.worker-saturation": 1.0,
@@ -489,9 +491,9 @@ class _Cluster:
         return self.client
 
     def _start(self) -> None:
-        import dask_jobqueue
         import distributed
 
+        dask_jobqueue = _dask_jobqueue()
         spec = self.fleet.spec
         slurm = self.site["scheduler"] == "slurm"
         cluster_class = dask_jobqueue.SLURMCluster if slurm else dask_jobqueue.PBSCluster
@@ -545,18 +547,20 @@ class _Cluster:
 
     def _look(self, now: float) -> None:
         """Compare the workers with the queue."""
-        try:
-            records = self.fleet.records()
-        except SchedulerError as error:
-            if now - self.alone_since > self.patience_s:
-                raise WorkersError(error.problems[0]) from None
-            return
         with self.fleet.lock:
             jobs = dict(self.fleet.jobs)
             refusals = self.fleet.refusals[self.told :]
         self.told += len(refusals)
         for text in refusals:
             self.say(f"{self.name}: a worker was refused: {text}")
+        records: dict[str, JobRecord] = {}
+        if jobs:
+            try:
+                records = self.fleet.records()
+            except SchedulerError as error:
+                if now - self.alone_since > self.patience_s:
+                    raise WorkersError(error.problems[0]) from None
+                return
         ended = {}
         for worker, job in jobs.items():
             record = records.get(job.token)
@@ -564,12 +568,12 @@ class _Cluster:
             alive = record is not None and record.state in (JobState.LIVE, JobState.UNKNOWN)
             if worker not in self.here and not unseen and not alive:
                 ended[worker] = record
-        left = [worker for worker in jobs if worker not in ended]
+        others = len(jobs) > len(ended)
         for worker, record in ended.items():
-            self._replace(worker, record, others=bool(left))
+            self._replace(worker, record, others=others)
+        starting = self.cluster.sync(self._is_starting)
         with self.fleet.lock:
             nobody = not self.fleet.jobs and not self.here
-        starting = self.cluster.sync(self._is_starting)
         if nobody and not starting:
             raise self._none_left(ended, refusals)
         if now - self.alone_since > self.patience_s:
@@ -653,6 +657,15 @@ def _private_folder(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _dask_jobqueue() -> Any:
+    """The package; importing it makes Ctrl-C end the program with exit code 0, which is undone."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue
+
+    signal.signal(signal.SIGINT, interrupt)
+    return dask_jobqueue
+
+
 def _security(distributed: Any, keys: Path) -> Any:
     """TLS for driver and workers, with a new key; workers read it from the folder ``keys``."""
     made = distributed.Security.temporary()
@@ -721,8 +734,9 @@ def _dispatch(
                 yield pending.pop(future), result
             watch()
     finally:
-        with contextlib.suppress(Exception):
-            client.cancel(list(pending), force=True)
+        if pending:
+            with contextlib.suppress(Exception):
+                client.cancel(list(pending), force=True)
         path.unlink(missing_ok=True)
 
 

@@ -1,0 +1,20 @@
+#!/bin/bash
+#PBS -N regrid-worker
+#PBS -j oe
+#PBS -l select=1:ncpus=8:mpiprocs=1:mem=12288mb
+#PBS -l walltime=00:10:00
+#PBS -o /scratch/classic.run/dask/
+#PBS -r y
+# A dask worker for CLASSIC.v2-regrid. Written by callmip-global into /scratch/classic.run/dask.
+# It ends with the process that started it.
+export OMP_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1
+export MKL_NUM_THREADS=1
+export NUMBA_NUM_THREADS=1
+export BLOSC_NTHREADS=1
+export ZARR_THREADING__MAX_WORKERS=6
+export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False
+export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
+export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
+export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'
+exec '/home/me/my env/bin/python' -P -m distributed.cli.dask_worker tls://10.0.0.1:40001 --name=dask-0123456789ab-0 --nthreads=6 --nworkers=1 --nanny --memory-limit=12884901888 --death-timeout=120 --no-dashboard --dashboard-address=127.0.0.1:0 --tls-ca-file=/scratch/classic.run/dask/private/ca.pem --tls-cert=/scratch/classic.run/dask/private/cert.pem --tls-key=/scratch/classic.run/dask/private/key.pem
