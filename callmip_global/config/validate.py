@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from callmip_global.config.chain import Link, Segment, chain
 from callmip_global.config.load import LoadedExperiment, load_leniently, problem_order
 from callmip_global.config.placeholders import (
     INPUT_NAMES,
@@ -29,7 +30,6 @@ from callmip_global.config.placeholders import (
     sample_context,
     template_names,
 )
-from callmip_global.config.plan import Link, Segment, chain
 from callmip_global.config.schema import (
     Overlay,
     Phase,

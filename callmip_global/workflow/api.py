@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from callmip_global.config.graph import build_plan
 from callmip_global.config.load import LoadedExperiment
-from callmip_global.config.plan import Plan, build_plan
+from callmip_global.config.plan import Plan
 from callmip_global.config.validate import load_valid_experiment
 from callmip_global.errors import Problem, SchedulerError, UsageError
 from callmip_global.resources import memory_mib, walltime_text

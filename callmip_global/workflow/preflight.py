@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from callmip_global.config.graph import build_plan
 from callmip_global.config.load import LoadedExperiment
-from callmip_global.config.plan import Plan, Step, build_plan, storage_bytes
+from callmip_global.config.plan import Plan, Step, storage_bytes
 from callmip_global.config.schema import Resources, StepKind
 from callmip_global.config.site import queue_options
 from callmip_global.config.validate import check_experiment, step_kinds

@@ -164,7 +164,8 @@ CASES = {
     "unknown-key": (
         ("restart: [", "restat: ["),
         "13: run.restat: found an unknown key, wanted one of: environment, files, inputs,"
-        " executables, options, command, restart, outputs, phases, tiles, calendar, fixed, disk. Did you mean 'restart'?",
+        " executables, options, command, restart, outputs, phases, tiles, calendar, fixed, disk."
+        " Did you mean 'restart'?",
     ),
     "unknown-top-key": (
         ("site: site.yaml", "site: site.yaml\nqueue: normal"),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callmip_global.config.plan import Plan, plan_from_json, run_context, segments, tasks_table
+from callmip_global.config.chain import segments
+from callmip_global.config.plan import Plan, plan_from_json, run_context, tasks_table
 from callmip_global.config.schema import Phase
 from callmip_global.workflow.api import plan_experiment
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from callmip_global.config.plan import Plan, chain
+from callmip_global.config.chain import chain
+from callmip_global.config.plan import Plan
 from callmip_global.config.validate import check_experiment
 from callmip_global.workflow.api import plan_experiment
 
