@@ -56,6 +56,7 @@ def perform(toy: Any, steps: list[str], *, row: int = 1) -> RunDir:
         run.journal.append(
             "intent", token=token, step=step, table=plan.step(step).table, rows=[row], offset=0,
             pack=1, depends=[], replaces=[], retry="", walltime_s=None, memory_bytes=None,
+        segment_years=None,
         )  # fmt: skip
         run.journal.append("submitted", token=token, job_id=token)
         run_task(run, step, row, token)

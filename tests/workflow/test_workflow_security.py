@@ -245,6 +245,7 @@ def perform(toy: Any, step: str = STEP, row: int = 1) -> RunDir:
     run.journal.append(
         "intent", token=f"t-{step}-{row}", step=step, table=plan.step(step).table, rows=[row],
         offset=0, pack=1, depends=[], replaces=[], retry="", walltime_s=None, memory_bytes=None,
+        segment_years=None,
     )  # fmt: skip
     run_task(run, step, row, f"t-{step}-{row}")
     return run
@@ -474,6 +475,7 @@ def test_a_job_does_not_follow_a_link_that_was_planted_after_submit(linking_toy:
     run.journal.append(
         "intent", token="t", step=STEP, table=plan.step(STEP).table, rows=[1], offset=0, pack=1,
         depends=[], replaces=[], retry="", walltime_s=None, memory_bytes=None,
+        segment_years=None,
     )  # fmt: skip
     (run.path / "steps" / STEP / "S3.Prior").symlink_to(linking_toy.outside)
     with pytest.raises(DataError, match="a link that leads to"):
