@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import shutil
 import signal
@@ -575,7 +576,7 @@ class _Cluster:
         with self.fleet.lock:
             nobody = not self.fleet.jobs and not self.here
         if nobody and not starting:
-            raise self._none_left(ended, refusals)
+            raise self._none_left(ended)
         if now - self.alone_since > self.patience_s:
             raise self._none_came([records[j.token] for j in jobs.values() if j.token in records])
 
@@ -607,13 +608,16 @@ class _Cluster:
             self.replaced += 1
             self.cluster.scale(jobs=len(self.cluster.worker_spec) + 1)
 
-    def _none_left(
-        self, ended: Mapping[str, JobRecord | None], refusals: Sequence[str]
-    ) -> WorkersError:
+    def _none_left(self, ended: Mapping[str, JobRecord | None]) -> WorkersError:
+        refusals = self.fleet.refusals
         details = " ".join(r.detail for r in ended.values() if r is not None)
         memory = "OUT_OF_ME" in details
         last = _last_words(self.fleet.spec.run_dir)
-        found = refusals[-1] if refusals else f"all of them ended: {last or details or 'no log'}"
+        found = (
+            refusals[-1]
+            if refusals and not ended
+            else f"all of them ended: {last or details or 'no log'}"
+        )
         remedy = f"The logs are in {self.fleet.spec.run_dir}."
         if memory:
             remedy = f"Raise the memory of {self.name}. {remedy}"
@@ -648,6 +652,7 @@ class _Cluster:
 @contextlib.contextmanager
 def _private_folder(folder: Path) -> Iterator[None]:
     """A folder for this user alone: who could write there could run code in the workers."""
+    made = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
@@ -655,6 +660,9 @@ def _private_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # where nothing else came into it
 
 
 def _dask_jobqueue() -> Any:
@@ -713,7 +721,7 @@ def _dispatch(
 
     path = private / f"shared-{uuid4().hex}.pickle"
     with path.open("wb") as file:
-        cloudpickle.dump(shared, file)
+        cloudpickle.dump((Path.cwd(), shared), file)
     name = f"{function.__name__.strip('_')}-{uuid4().hex[:8]}"
     pending = {
         client.submit(run_unit, str(path), function, item, key=f"{name}-{i}", pure=False): i
@@ -764,13 +772,19 @@ _shared_lock = threading.Lock()
 
 
 def run_unit(path: str, function: Callable[[Any, T], R], item: T) -> R:
-    """In a worker: run a unit; what it shares with others is read once from ``path``."""
+    """In a worker: run a unit; what it shares with others is read once from ``path``.
+
+    Paths may be relative to the driver's folder, so the worker goes there (PBS starts jobs at
+    home). Where the folder is not on this node, they are not either, and the unit will say so.
+    """
     with _shared_lock:
         if path not in _shared:
             import cloudpickle
 
             with Path(path).open("rb") as file:
-                value = cloudpickle.load(file)
+                folder, value = cloudpickle.load(file)
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
             _shared.clear()
             _shared[path] = value
         shared = _shared[path]

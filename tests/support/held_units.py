@@ -46,6 +46,11 @@ def square(shared: int, item: int) -> int:
     return shared + item * item
 
 
+def folder(shared: int, item: int) -> str:
+    """Where the worker is."""
+    return str(Path.cwd())
+
+
 def fail(shared: Exception, item: Any) -> Any:
     """Raise what is shared."""
     raise shared

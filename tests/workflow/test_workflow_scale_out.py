@@ -38,7 +38,7 @@ from callmip_global.jobs.pbs import Pbs
 from callmip_global.jobs.scheduler import Scheduler
 from callmip_global.jobs.slurm import Slurm
 from callmip_global.parallel import TaskMap, in_threads, one_by_one, run_units
-from callmip_global.regrid import regrid_dataset, regrid_store
+from callmip_global.regrid import regrid_dataset, regrid_files, regrid_store
 from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
 from callmip_global.timeaxis import month_axis
 from callmip_global.workflow import scale_out
@@ -353,6 +353,7 @@ folder=$(dirname "$0"); for script; do :; done
 exec 9> "$folder/lock"; flock 9
 number=$(( $(cat "$folder/last") + 1 )); echo $number > "$folder/last"
 while [ $# -gt 1 ]; do [ "$1" = -v ] && echo "$2" > "$folder/$number.variables"; shift; done
+cd /  # as PBS, which starts jobs elsewhere than where they were submitted
 setsid bash "$script" > "$folder/$number.log" 2>&1 < /dev/null 9>&- &
 echo $! > "$folder/$number.pid"; echo $number.server
 """
@@ -392,6 +393,7 @@ def squares_on_pbs(folder: Path) -> list[int]:
     with scale_out.cluster_map(
         site("pbs"), RESOURCES, workers=2, folder=folder, name="squares", say=lambda _: None
     ) as task_map:
+        assert run_units(task_map, held_units.folder, 1, [1]) == [str(Path.cwd())]
         return run_units(task_map, held_units.square, 1, range(20))
 
 
@@ -427,6 +429,21 @@ def test_an_ingest_spread_on_this_machine_is_the_one_of_one_thread(
 ) -> None:
     task_map = local if where == "processes" else in_threads
     assert ingested(submission, tmp_path / "spread", task_map) == alone
+
+
+def test_netcdf_files_named_from_where_the_user_is_are_read_by_processes_elsewhere(
+    local: TaskMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run_file(tmp_path, "Prior", 3)
+    monkeypatch.chdir(tmp_path)
+    for name, task_map in (("alone", one_by_one), ("spread", local)):
+        regrid_files(
+            [Path(path.name)],
+            grid=standard_grid("2deg"),
+            out=Path(f"{name}.zarr"),
+            task_map=task_map,
+        )
+    assert contents(tmp_path / "spread.zarr") == contents(tmp_path / "alone.zarr")
 
 
 def run_file(folder: Path, stage: str, seed: int) -> Path:
@@ -669,6 +686,22 @@ def test_a_line_break_is_refused_in_one_line(key: str, scheduler: str, tmp_path:
         pass
 
 
+def test_an_interface_that_is_not_there_is_one_line(slurm: Any, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match=r"site here: interface: found .*nosuch0"),
+        scale_out.cluster_map(
+            site(interface="nosuch0"),
+            RESOURCES,
+            workers=1,
+            folder=tmp_path,
+            name="n",
+            say=lambda _: None,
+        ) as task_map,
+    ):
+        list(task_map(held_units.square, 1, [1]))
+    assert not any(job.comment.startswith("dask-") and job.is_active for job in slurm.jobs())
+
+
 @pytest.mark.parametrize(
     ("cpus", "gigabytes", "threads"), [(1, 64, 1), (8, 64, 8), (8, 6, 3), (4, 1, 1)]
 )
@@ -742,6 +775,7 @@ def test_the_command_regrids_with_local_processes(native: Path, tmp_path: Path) 
         result = CliRunner().invoke(app, [*arguments, *more])
         assert result.exit_code == 0, result.output
         found.append(contents(out))
+        assert [p.name for p in out.parent.iterdir()] == ["x.zarr"]
     assert found[0] == found[1]
 
 
