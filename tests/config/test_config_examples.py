@@ -445,7 +445,10 @@ def test_jules_gets_one_record_beyond_the_end_and_repeats_the_last_year(
 def test_land_points_of_jules_become_the_map_they_came_from(
     tmp_path: Path, runs_of: Callable[[str], list[Rendered]]
 ) -> None:
-    """Three of six points of a 2 x 3 grid are land; their values return to their places."""
+    """Three of six points of a 2 x 3 grid are land; their values return to their places.
+
+    Of 5 units from the soil store 2 are transpiration; 1 of snow sublimates: 4 leave the ground.
+    """
     (tmp_path / "to_grid.py").write_text(runs_of("jules")[0].files["to_grid.py"])
     source = xr.Dataset(
         {
@@ -456,6 +459,9 @@ def test_land_points_of_jules_become_the_map_they_came_from(
                 np.arange(6.0).reshape(2, 1, 3),
                 {"units": "kg m-2 s-1"},
             ),
+            "esoil_gb": (("time", "y", "x"), np.full((2, 1, 3), 5.0)),
+            "et_stom_gb": (("time", "y", "x"), np.full((2, 1, 3), 2.0)),
+            "ei_gb": (("time", "y", "x"), np.full((2, 1, 3), 1.0)),
             "time_bounds": (("time", "nt"), [[0.0, 31.0], [31.0, 59.0]]),
         },
         coords={"time": ("time", [15.0, 45.0], {"units": "days since 2001-01-01"})},
@@ -470,6 +476,7 @@ def test_land_points_of_jules_become_the_map_they_came_from(
             result["gpp_gb"].values[1], [[np.nan, np.nan, 3.0], [4.0, 5.0, np.nan]]
         )
         assert result["gpp_gb"].attrs["units"] == "kg m-2 s-1"
+        assert result["evspsblsoi"].values[0, 0, 2] == 4.0
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
