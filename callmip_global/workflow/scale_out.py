@@ -531,12 +531,11 @@ class _Cluster:
         """Called about every second: tells of changes, replaces jobs that ended, gives up."""
         workers = self.cluster.scheduler_info["workers"].values()
         here = {str(w["name"]): str(w["host"]) for w in workers}
-        for worker in here.keys() - self.here.keys():
-            self.say(
-                f"{self.name}: a worker on {here[worker]}, {len(here)} of {self.wanted} are here"
-            )
         for worker in self.here.keys() - here.keys():
             self.say(f"{self.name}: the worker on {self.here[worker]} is gone")
+        new = sorted(here.keys() - self.here.keys())
+        for count, worker in enumerate(new, start=len(here) - len(new) + 1):
+            self.say(f"{self.name}: a worker on {here[worker]}, {count} of {self.wanted}")
         self.here = here
         self.ever |= here.keys()
         now = time.monotonic()
