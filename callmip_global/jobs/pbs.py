@@ -17,6 +17,7 @@ from callmip_global.jobs.scheduler import (
     JobState,
     SchedulerFacts,
     Submission,
+    Wait,
     contains_any,
     index_ranges,
     one_line,
@@ -180,7 +181,11 @@ class Pbs:
             # An array itself has no index; its elements follow in the same list.
             indices = (int(element),) if element else None
             state = fields.get("job_state", "?")
-            records.append(JobRecord(base, indices, _token(fields), _state(state, fields), state))
+            # Hold_Types: s is the server's own hold, for a dependency; u that of the user.
+            held = state == "H" and "s" in fields.get("Hold_Types", "s")
+            wait = Wait.JOBS if held else Wait.NONE
+            live = _state(state, fields)
+            records.append(JobRecord(base, indices, _token(fields), live, state, wait))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:

@@ -26,6 +26,14 @@ class JobState(Enum):
     UNKNOWN = "unknown"
 
 
+class Wait(Enum):
+    """What a pending job waits for, as far as the scheduler says."""
+
+    NONE = "nothing, or it does not say"
+    JOBS = "other jobs"
+    NEVER = "jobs of which one did not succeed: it would wait for ever"
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """One job script: everything that the text of the script depends on, and nothing else.
@@ -105,6 +113,7 @@ class JobRecord:
     token: str
     state: JobState
     detail: str = ""
+    wait: Wait = Wait.NONE
 
     @property
     def size(self) -> int:

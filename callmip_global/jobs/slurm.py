@@ -16,6 +16,7 @@ from callmip_global.jobs.scheduler import (
     JobState,
     SchedulerFacts,
     Submission,
+    Wait,
     expand_ranges,
     index_ranges,
     one_line,
@@ -23,6 +24,7 @@ from callmip_global.jobs.scheduler import (
 from callmip_global.resources import memory_mib, walltime_text
 
 _JOB_ID = re.compile(r"(\d+)(?:;\S+)?")
+_WAITS = {"Dependency": Wait.JOBS, "DependencyNeverSatisfied": Wait.NEVER}
 _LIVE = {
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD",
     "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
@@ -161,7 +163,8 @@ class Slurm:
                 indices = expand_ranges(element.strip("[]")) if element else None
             except ValueError:  # cut short: what is not said must not be guessed
                 return None
-            records.append(JobRecord(base, indices, token, slurm_state(state), detail))
+            wait = _WAITS.get(reason, Wait.NONE)
+            records.append(JobRecord(base, indices, token, slurm_state(state), detail, wait))
         return records
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:

@@ -19,6 +19,11 @@ from callmip_global.workflow.client import Client, make_scheduler
 from callmip_global.workflow.failures import NEXT_ACTION
 from callmip_global.workflow.lease import Leases
 from callmip_global.workflow.observe import ALIVE, Observer, Queue, TaskState
+from callmip_global.workflow.provenance import (
+    check_reproduces,
+    read_provenance,
+    write_provenance,
+)
 from callmip_global.workflow.retry import verdict
 from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.submit import (
@@ -59,6 +64,7 @@ def prepare(
     run = RunDir((run_dir or default_run_dir(experiment)).resolve())
     with run.lock():
         write_run_dir(run, plan, text)
+        write_provenance(run, plan)
     return run, plan
 
 
@@ -70,12 +76,14 @@ def submit(
     only: str | None = None,
     retry_failed: bool = False,
     beyond_budget: bool = False,
+    like: Path | None = None,
     say: Say = print,
 ) -> tuple[RunDir, SubmitResult]:
     """Write the run directory and submit what is neither done nor alive.
 
     ``only``: name or kind of the one step to submit. ``retry_failed``: also what failed, as far as
-    the retry rules allow; ``beyond_budget``: further.
+    the retry rules allow; ``beyond_budget``: further. ``like``: another run directory, whose
+    manifest this run must agree with in everything that determines results.
     Raises UsageError (nothing submitted) or SchedulerError.
     """
     plan, text = plan_experiment(experiment, overrides)
@@ -83,8 +91,13 @@ def submit(
         names = ", ".join(dict.fromkeys(s.name for s in plan.steps))
         raise UsageError(Problem("--only", found=repr(only), wanted=f"one of: {names}"))
     run = RunDir((run_dir or default_run_dir(experiment)).resolve())
+    if like is not None:
+        problems = check_reproduces(plan, read_provenance(like.resolve()))
+        if problems:
+            raise UsageError(problems)
     with run.lock():
         write_run_dir(run, plan, text)
+        write_provenance(run, plan)
         client = client_of(run, plan)
         submitter = Submitter(run, plan, client, say, beyond_budget=beyond_budget)
         return run, submitter.submit(retry_failed=retry_failed, only=only)
@@ -185,7 +198,9 @@ def cancel(run_dir: Path, *, say: Say = print) -> int:
         # The journal first: a job that starts between the two finds that it is not wanted.
         for token, job_id in jobs:
             run.journal.append("cancelled", token=token, job_id=job_id)
-        complaint = client.cancel([job_id for _, job_id in jobs])
+        # A submission that was accepted twice has a second job, which the journal does not know.
+        ids = dict.fromkeys(i for t, job_id in jobs for i in (job_id, *queue.live_ids(t)))
+        complaint = client.cancel(list(ids))
         if complaint:
             say(complaint)
     return len(jobs)

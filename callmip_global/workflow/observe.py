@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
-from callmip_global.jobs.scheduler import JobRecord, JobState
+from callmip_global.jobs.scheduler import JobRecord, JobState, Wait
 from callmip_global.workflow.failures import Failure, failure_from_json, log_tail
 from callmip_global.workflow.journal import Intent
 from callmip_global.workflow.lease import Lease, Leases
@@ -92,12 +92,18 @@ class Queue:
         for record in records:
             self._by_token.setdefault(record.token, []).append(record)
         self.live = sum(r.size for r in records if r.state is JobState.LIVE)
+        self._live_ids = {r.job_id for r in records if r.state is JobState.LIVE}
 
     def job_id(self, token: str) -> str | None:
         """Job id of a token that the scheduler knows."""
         for record in self._by_token.get(token, ()):
             return record.job_id
         return None
+
+    def live_ids(self, token: str) -> list[str]:
+        """Every job that lives under a token: two where a submission was accepted twice."""
+        records = self._by_token.get(token, ())
+        return list(dict.fromkeys(r.job_id for r in records if r.state is JobState.LIVE))
 
     def record(self, intent: Intent, row: int) -> JobRecord | None:
         """The record of one task of a submission; that of the whole array if it is all there is.
@@ -121,6 +127,23 @@ class Queue:
         """Whether anything of a submission lives."""
         records = self._by_token.get(intent.token, ())
         return any(record.state is JobState.LIVE for record in records)
+
+    def waits_in_vain(self, intent: Intent, row: int, depends: Iterable[str]) -> bool:
+        """Whether a pending task waits for jobs that will never let it go.
+
+        So the scheduler says (Slurm), or none of them is there any more: PBS holds for ever what it
+        is asked to let wait for a job that is just ending.
+        """
+        index = intent.array_index(row)
+        waits = {
+            record.wait
+            for record in self._by_token.get(intent.token, ())
+            if record.state is JobState.LIVE
+            and (record.indices is None or (index is not None and index in record.indices))
+        }
+        if Wait.NEVER in waits:
+            return True
+        return Wait.JOBS in waits and self._live_ids.isdisjoint(depends)
 
 
 def _livelier(one: JobRecord | None, other: JobRecord) -> JobRecord:
@@ -226,7 +249,8 @@ class Observer:
             return replace(base, state="unknown", detail="the scheduler does not answer")
         record = queue.record(intent, row)
         if record is not None and record.state is JobState.LIVE:
-            return replace(base, state="queued", detail=record.detail)
+            state = "held" if record.wait is Wait.NEVER else "queued"
+            return replace(base, state=state, detail=record.detail)
         if record is not None and record.state is JobState.UNKNOWN:
             return replace(base, state="unknown", detail=record.detail)
         if record is None and mine is None and intent.age_s() < SETTLE_S:

@@ -42,6 +42,9 @@ CANCEL_S = 90.0
 
 _SETTLE_POLL_S = 1.5
 
+_ROUNDS = 5
+"""How often one call submits again what PBS deleted; the next call goes on."""
+
 
 @dataclass
 class SubmitResult:
@@ -69,9 +72,13 @@ def write_run_dir(run: RunDir, plan: Plan, experiment_yaml: str) -> None:
     """
     scheduler = make_scheduler(plan.settings["site"], run.path)
     scripts = {step.name: _script(run, plan, step, scheduler) for step in plan.steps}
-    hashes = {name: text_hash(text) for name, text in scripts.items()}
+    hashes = {name: [text_hash(text)] for name, text in scripts.items()}
     refuse_links(run.path, OWN_NAMES)
-    _check_run_dir(run, plan)
+    found = _check_run_dir(run, plan)
+    if any(digest not in hashes.get(name, ()) for name, digest in found.items()):
+        # Both are ours until all are written: a crash in between is no edit by hand.
+        both = {name: [*hashes.get(name, ()), digest] for name, digest in found.items()}
+        write_json(run.path / "jobs" / "scripts.json", {**hashes, **both})
     run.path.mkdir(parents=True, exist_ok=True)
     for step in plan.steps:
         folder = run.job_dir(step.name)
@@ -83,9 +90,10 @@ def write_run_dir(run: RunDir, plan: Plan, experiment_yaml: str) -> None:
     write_json(run.path / "plan.json", plan.to_json())
 
 
-def _check_run_dir(run: RunDir, plan: Plan) -> None:
+def _check_run_dir(run: RunDir, plan: Plan) -> dict[str, str]:
+    """Hash of each script that is there, none of them edited by hand."""
     if not (run.path / "plan.json").exists():
-        return
+        return {}
     old = run.plan()
     if old.experiment != plan.experiment:
         raise UsageError(
@@ -97,9 +105,13 @@ def _check_run_dir(run: RunDir, plan: Plan) -> None:
             )
         )
     written = read_json(run.path / "jobs" / "scripts.json")
-    for step, digest in written.items():
+    found = {}
+    for step, digests in written.items():
         script = run.job_dir(step) / "job.sh"
-        if script.exists() and text_hash(script.read_text(encoding="utf-8")) != digest:
+        if not script.exists():
+            continue
+        found[step] = text_hash(script.read_text(encoding="utf-8"))
+        if found[step] not in digests:
             raise UsageError(
                 Problem(
                     str(script),
@@ -108,6 +120,7 @@ def _check_run_dir(run: RunDir, plan: Plan) -> None:
                     remedy="Move the change into the experiment or site file, then remove it.",
                 )
             )
+    return found
 
 
 def _write_if_new(path: Path, text: str, mode: int | None = None) -> None:
@@ -209,6 +222,7 @@ class Submitter:
         """
         self.queue = Queue(self.client.jobs())
         self._reconcile()
+        self._part_twins()
         states = observe(self.run, self.plan, self.queue)
         doomed = self._unfit(states)
         if doomed:
@@ -219,7 +233,7 @@ class Submitter:
         if revived:
             self.say(f"{_plural(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
             states = observe(self.run, self.plan, self.queue)
-        while True:
+        for _ in range(_ROUNDS):
             before = len(self.result.jobs)
             self.leases = self.run.leases()
             for step in self.plan.steps:
@@ -282,6 +296,27 @@ class Submitter:
             time.sleep(_SETTLE_POLL_S)
             self.queue = Queue(self.client.jobs())
 
+    def _part_twins(self) -> None:
+        """Leave one job to a submission that the scheduler accepted twice.
+
+        What waits for the one is not helped by the other, so the one that goes on has to be known.
+        """
+        for intent in self.run.journal.intents().values():
+            living = self.queue.live_ids(intent.token)
+            if intent.job_id is None or not living or living == [intent.job_id]:
+                continue
+            kept: str | None = intent.job_id if intent.job_id in living else living[0]
+            if intent.outcome == "cancelled":
+                kept = None
+            elif kept != intent.job_id:
+                self.run.journal.append("adopted", token=intent.token, job_id=kept)
+            others = [job_id for job_id in living if job_id != kept]
+            if others:
+                self.say(f"{intent.step}: accepted twice; cancelling {', '.join(others)}")
+                complaint = self.client.cancel(others)
+                if complaint:
+                    self.say(complaint)
+
     def _adopt(self, intent: Intent) -> bool:
         job_id = self.queue.job_id(intent.token)
         if job_id is not None:
@@ -335,9 +370,12 @@ class Submitter:
     def _is_stuck(self, ref: str, states: Mapping[str, TaskState]) -> bool:
         """Whether a task waits in the queue for a job that is not the right one any more."""
         state = states[ref]
-        if state.state not in ("queued", "held") or state.lease is None:
+        lease = state.lease
+        if state.state not in ("queued", "held") or lease is None:
             return False
-        return not all(self._holds(states[u], state.lease) for u in state.task.upstream)
+        if self.queue.waits_in_vain(lease.intent, lease.row, lease.depends):
+            return True
+        return not all(self._holds(states[u], lease) for u in state.task.upstream)
 
     def _holds(self, upstream: TaskState, lease: Lease) -> bool:
         """Whether what a queued task waits for is, or was, done by a job that it does wait for.

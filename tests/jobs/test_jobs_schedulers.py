@@ -18,6 +18,7 @@ from callmip_global.jobs.scheduler import (
     JobRecord,
     JobState,
     Submission,
+    Wait,
     contains_any,
     expand_ranges,
     index_ranges,
@@ -124,10 +125,15 @@ def test_pbs_job_id_keeps_brackets_and_server(stdout: str, wanted: str | None) -
 
 
 def test_squeue_lists_elements_and_the_token_of_each() -> None:
-    text = "12_1|tok|RUNNING|None\n12_2|tok|PENDING|Dependency\n9|(null)|FAILED|NonZeroExitCode\n"
+    never = "DependencyNeverSatisfied"
+    text = (
+        f"12_1|tok|RUNNING|None\n12_2|tok|PENDING|Dependency\n13|tok2|PENDING|{never}\n"
+        "9|(null)|FAILED|NonZeroExitCode\n"
+    )
     assert Slurm().parse_list(Answer(0, text, "")) == [
         JobRecord("12", range(1, 2), "tok", JobState.LIVE, "RUNNING"),
-        JobRecord("12", range(2, 3), "tok", JobState.LIVE, "PENDING (Dependency)"),
+        JobRecord("12", range(2, 3), "tok", JobState.LIVE, "PENDING (Dependency)", Wait.JOBS),
+        JobRecord("13", None, "tok2", JobState.LIVE, f"PENDING ({never})", Wait.NEVER),
         JobRecord("9", None, "(null)", JobState.FAILED, "FAILED (NonZeroExitCode)"),
     ]
 
@@ -240,8 +246,8 @@ def test_qstat_text_gives_elements_tokens_and_states() -> None:
     assert Pbs().parse_list(Answer(0, QSTAT, "")) == [
         JobRecord("1000[].pbs1", None, "callmip-aaa", JobState.LIVE, "B"),
         JobRecord("1000[].pbs1", (2,), "callmip-aaa", JobState.UNKNOWN, "E"),
-        JobRecord("1001.pbs1", None, "callmip-bbb", JobState.LIVE, "H"),
-        JobRecord("1002[].pbs1", None, "callmip-ccc", JobState.LIVE, "H"),
+        JobRecord("1001.pbs1", None, "callmip-bbb", JobState.LIVE, "H", Wait.JOBS),
+        JobRecord("1002[].pbs1", None, "callmip-ccc", JobState.LIVE, "H", Wait.JOBS),
         JobRecord("1002[].pbs1", (1,), "callmip-ccc", JobState.LIVE, "Q"),
     ]
 
