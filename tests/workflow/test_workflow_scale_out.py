@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 import typer
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from native_files import field, write_native
 from typer.testing import CliRunner
 
@@ -139,6 +141,36 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskMap]:
     with scale_out.local_map(workers=2, folder=folder, say=lambda _: None) as task_map:
         yield task_map
     assert list(folder.iterdir()) == []
+
+
+# --- units ---
+
+
+@given(items=st.lists(st.integers(), max_size=20), shared=st.integers())
+@pytest.mark.parametrize("task_map", [one_by_one, in_threads])
+def test_results_are_in_the_order_of_the_items_wherever_they_were_made(
+    task_map: TaskMap, items: list[int], shared: int
+) -> None:
+    seen: list[tuple[int, int]] = []
+    shares: list[float] = []
+
+    def each(item: int, result: int, share: float) -> None:
+        seen.append((item, result))
+        shares.append(share)
+
+    results = run_units(task_map, held_units.square, shared, items, each)
+    assert results == [shared + i * i for i in items]
+    assert sorted(seen) == sorted(zip(items, results, strict=True))
+    assert shares == pytest.approx([(n + 1) / len(items) for n in range(len(items))])
+
+
+@pytest.mark.parametrize("task_map", [one_by_one, in_threads])
+def test_the_first_error_ends_the_work(task_map: TaskMap, tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    work = (held_units.fail, DataError("no"), tmp_path)
+    with pytest.raises(DataError, match="no"):
+        run_units(task_map, held_units.held, work, range(1000))
+    assert len(list(tmp_path.iterdir())) < 500
 
 
 # --- on a real Slurm ---
