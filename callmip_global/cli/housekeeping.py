@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from callmip_global.cli.options import JsonOption, print_json
+from callmip_global.errors import EXIT_PROBLEMS
 
 RunDirArgument = Annotated[Path, typer.Argument(help="The run directory.", metavar="RUN_DIR")]
 
@@ -73,3 +74,37 @@ def size_text(size_bytes: int) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def reproduce(
+    run_dir: RunDirArgument,
+    results: Annotated[
+        bool, typer.Option("--results", help="Also whether the results on disk are still whole.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check that all a run was made of is what it was: programs, inputs, settings, software."""
+    from callmip_global.workflow import provenance
+
+    found = provenance.reproduce(run_dir)
+    damaged = provenance.check_results(run_dir) if results else []
+    changes = [difference for difference in found if difference.steps]
+    notes = [difference for difference in found if not difference.steps]
+    if json:
+        print_json(
+            {
+                "run_dir": str(run_dir.resolve()),
+                "changes": provenance.to_json(changes),
+                "damaged": provenance.to_json(damaged),
+                "notes": provenance.to_json(notes),
+            }
+        )
+    else:
+        for difference in (*changes, *damaged):
+            print(difference)
+        for difference in notes:
+            print(f"no result depends on it: {difference}")
+        if not changes and not damaged:
+            print("nothing changed")
+    if changes or damaged:
+        raise typer.Exit(EXIT_PROBLEMS)

@@ -34,17 +34,27 @@ def submit(
         str | None, typer.Option("--only", metavar="STEP", help="Submit this step (or kind) only.")
     ] = None,
     overrides: SetOption = None,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(
+            "--reproduce",
+            metavar="OLD_RUN",
+            help="Refuse unless all that decides results is as it was for this run directory.",
+        ),
+    ] = None,
 ) -> None:
     """Render every script, then submit the whole chain. Safe to repeat at any time."""
     from callmip_global.workflow import api
 
     if dry_run:
-        run, plan = api.prepare(experiment, run_dir, overrides or [])
+        run, plan = api.prepare(experiment, run_dir, overrides or [], like=reproduce)
         for command in api.dry_run_commands(run, plan):
             print(command)
         print(f"dry run: scripts are in {run.path}/jobs, nothing was submitted", file=sys.stderr)
         return
-    run, result = api.submit(experiment, run_dir, overrides=overrides or [], only=only)
+    run, result = api.submit(
+        experiment, run_dir, overrides=overrides or [], only=only, like=reproduce
+    )
     _tell(run.path, result)
 
 

@@ -57,10 +57,15 @@ def resolved_yaml(loaded: LoadedExperiment) -> str:
 
 
 def prepare(
-    experiment: Path, run_dir: Path | None = None, overrides: Sequence[str] = ()
+    experiment: Path,
+    run_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    like: Path | None = None,
 ) -> tuple[RunDir, Plan]:
     """Validate, plan and write everything that submitting needs; nothing is submitted."""
     plan, text = plan_experiment(experiment, overrides)
+    _require_like(plan, like)
     run = RunDir((run_dir or default_run_dir(experiment)).resolve())
     with run.lock():
         write_run_dir(run, plan, text)
@@ -91,16 +96,20 @@ def submit(
         names = ", ".join(dict.fromkeys(s.name for s in plan.steps))
         raise UsageError(Problem("--only", found=repr(only), wanted=f"one of: {names}"))
     run = RunDir((run_dir or default_run_dir(experiment)).resolve())
-    if like is not None:
-        problems = check_reproduces(plan, read_provenance(like.resolve()))
-        if problems:
-            raise UsageError(problems)
+    _require_like(plan, like)
     with run.lock():
         write_run_dir(run, plan, text)
         write_provenance(run, plan)
         client = client_of(run, plan)
         submitter = Submitter(run, plan, client, say, beyond_budget=beyond_budget)
         return run, submitter.submit(retry_failed=retry_failed, only=only)
+
+
+def _require_like(plan: Plan, like: Path | None) -> None:
+    if like is not None:
+        problems = check_reproduces(plan, read_provenance(like.resolve()))
+        if problems:
+            raise UsageError(problems)
 
 
 def resume(
