@@ -57,6 +57,16 @@ class Pbs:
         elementwise=False,
         one_range=True,
         deletes_dependents=True,
+        log_suffix=".OU",
+        pending=("Q", "H", "W", "T"),
+        log_says={
+            "job killed: walltime": "walltime",
+            "job killed: cput": "walltime",
+            "job killed: mem": "memory",
+            "job killed: vmem": "memory",
+            "job killed: pmem": "memory",
+            "job killed: pvmem": "memory",
+        },
         queue_full=("would exceed", "exceeds limit", "Maximum number of jobs", "15046", "15142"),
         # The second line is what qsub says when the server dies between request and reply.
         no_answer=(

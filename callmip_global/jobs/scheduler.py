@@ -150,6 +150,12 @@ class SchedulerFacts:
     """Whether a job can wait for one element of an array."""
     deletes_dependents: bool = False
     """Whether a job is accepted, then deleted, when what it depends on has ended already."""
+    log_suffix: str = ".out"
+    """What follows the job id in the name of a job's log."""
+    pending: tuple[str, ...] = ()
+    """The states, as `JobRecord.detail` begins with them, of a job that has not begun."""
+    log_says: Mapping[str, str] = field(default_factory=dict)
+    """Class of failure by what the scheduler writes into the log of a job that it ends."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What the commands need in their environment."""
     queue_full: tuple[str, ...] = ()

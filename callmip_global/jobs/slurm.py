@@ -52,6 +52,19 @@ class Slurm:
         largest_array=1000,
         elementwise=True,
         element_ids=True,
+        pending=("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING"),
+        # The state alone does not tell: jobacct_gather/linux ends a job over its memory as FAILED
+        # (JobLaunchFailure), and MinJobAge after its end no state is to be had at all.
+        log_says={
+            "DUE TO TIME LIMIT": "walltime",
+            "exceeded memory limit": "memory",
+            "Exceeded job memory limit": "memory",
+            "oom_kill event": "memory",
+            "oom-kill event": "memory",
+            "DUE TO NODE FAILURE": "node",
+            "DUE TO PREEMPTION": "node",
+            "CANCELLED AT": "node",
+        },
         # squeue would cut the list of an array's indices after 64 characters.
         environment={"SLURM_BITSTR_LEN": "0"},
         queue_full=(

@@ -88,8 +88,12 @@ def log_tail(attempt: Path) -> tuple[str, tuple[str, ...]]:
     for name in ("stderr", "stdout"):
         path = attempt / name
         if path.exists() and path.stat().st_size:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - 20_000))
-                lines = file.read().decode(errors="replace").splitlines()
-            return str(path), tuple(lines[-TAIL_LINES:])
+            return str(path), tuple(last_lines(path)[-TAIL_LINES:])
     return "", ()
+
+
+def last_lines(path: Path) -> list[str]:
+    """The lines in the last 20 kB of a text file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 20_000))
+        return file.read().decode(errors="replace").splitlines()

@@ -70,8 +70,7 @@ class Intent:
 
     def age_s(self) -> float:
         """Seconds since the intent was written."""
-        then = datetime.strptime(self.time, _TIME_FORMAT).replace(tzinfo=UTC)
-        return (datetime.now(UTC) - then).total_seconds()
+        return age_s(self.time)
 
     @cached_property
     def units(self) -> tuple[int, ...]:
@@ -170,6 +169,12 @@ class Journal:
                 found[token].job_id = event.get("job_id", found[token].job_id)
                 found[token].message = event.get("message", "")
         return found
+
+
+def age_s(time: str) -> float:
+    """Seconds since a time that `now` gave."""
+    then = datetime.strptime(time, _TIME_FORMAT).replace(tzinfo=UTC)
+    return (datetime.now(UTC) - then).total_seconds()
 
 
 def now() -> str:

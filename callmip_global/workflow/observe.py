@@ -6,14 +6,17 @@ Truth is the marker, never the queue alone: a scheduler that cannot be reached c
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.jobs.scheduler import JobRecord, JobState, Wait
+from callmip_global.workflow.client import make_scheduler
 from callmip_global.workflow.failures import Failure, failure_from_json, log_tail
-from callmip_global.workflow.journal import Intent
+from callmip_global.workflow.joblog import JobLog, first_words, read_job_log
+from callmip_global.workflow.journal import Intent, age_s
 from callmip_global.workflow.lease import Lease, Leases
 from callmip_global.workflow.rundir import Attempt, RunDir
 
@@ -38,6 +41,9 @@ SETTLE_S = 12.0
 """How long a submitted job may take to show in the queue."""
 
 ALIVE = ("running", "queued", "submitting", "unknown")
+
+_KINDS = (("TIMEOUT", "walltime"), ("DEADLINE", "walltime"), ("OUT_OF_ME", "memory"))
+"""Class of failure by the state that the scheduler gives an ended job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,8 @@ class Queue:
         for record in records:
             self._by_token.setdefault(record.token, []).append(record)
         self.live = sum(r.size for r in records if r.state is JobState.LIVE)
-        self._live_ids = {r.job_id for r in records if r.state is JobState.LIVE}
+        ended = (JobState.GONE, JobState.FAILED)
+        self._present_ids = {r.job_id for r in records if r.state not in ended}
 
     def job_id(self, token: str) -> str | None:
         """Job id of a token that the scheduler knows."""
@@ -143,7 +150,7 @@ class Queue:
         }
         if Wait.NEVER in waits:
             return True
-        return Wait.JOBS in waits and self._live_ids.isdisjoint(depends)
+        return Wait.JOBS in waits and self._present_ids.isdisjoint(depends)
 
 
 def _livelier(one: JobRecord | None, other: JobRecord) -> JobRecord:
@@ -161,6 +168,7 @@ class Observer:
     def __init__(self, run: RunDir, plan: Plan, queue: Queue | None) -> None:
         self.run, self.plan, self.queue = run, plan, queue
         self.leases: Leases = run.leases()
+        self.scheduler = make_scheduler(plan.settings["site"], run.path)
 
     def all(self) -> dict[str, TaskState]:
         """State of every task by ``step/task``, in graph order."""
@@ -212,6 +220,8 @@ class Observer:
             token = str(last.status["token"])
             owner = self._owner(step, task, token)
             life = self._life(last, owner)
+            if owner is not None and owner == lease and self._was_put_back(last, owner):
+                return replace(base, state="queued", detail="to be started again")
             if life is not JobState.GONE:
                 state = "running" if life is JobState.LIVE else "unknown"
                 return replace(base, state=state, lease=owner)
@@ -244,7 +254,7 @@ class Observer:
         mine = last if last is not None and last.status.get("token") == intent.token else None
         # A failed attempt of a job that lives is one that the scheduler starts again (requeue).
         if mine is not None and mine.state == "failed" and not self._starts_again(lease):
-            return _without_job(base, mine)
+            return self._failed(base, lease, mine)
         if queue is None:
             return replace(base, state="unknown", detail="the scheduler does not answer")
         record = queue.record(intent, row)
@@ -257,7 +267,62 @@ class Observer:
             return replace(base, state="queued", detail="not in the scheduler's list yet")
         if self.run.is_done(base.ref, base.task.key):  # it finished between the two looks
             return replace(base, state="done")
-        return _gone(self.run, base, mine, record)
+        return self._gone(base, lease, mine, record)
+
+    def _was_put_back(self, attempt: Attempt, owner: Lease) -> bool:
+        """Whether the scheduler put the job of an attempt back into the queue (its node is gone).
+
+        Right after its start an attempt may be younger than the list of jobs.
+        """
+        record = self.queue.record(owner.intent, owner.row) if self.queue else None
+        if record is None or record.state is not JobState.LIVE:
+            return False
+        pending = record.detail.split(" ")[0] in self.scheduler.facts.pending
+        return pending and age_s(str(attempt.status["started"])) > SETTLE_S
+
+    def _failed(self, base: TaskState, lease: Lease, attempt: Attempt) -> TaskState:
+        """A task whose attempt failed. Why the scheduler ended it, the log of the job may know."""
+        state = _without_job(base, attempt)
+        failure = state.failure
+        if failure is None or failure.kind != "node" or failure.exit_code != -signal.SIGTERM:
+            return state
+        log = self._job_log(base, lease, attempt)
+        if log is None or not log.kind:
+            return state
+        message = f"ended by the scheduler: {log.line}"
+        return replace(state, failure=replace(failure, kind=log.kind, message=message))
+
+    def _gone(
+        self, base: TaskState, lease: Lease, attempt: Attempt | None, record: JobRecord | None
+    ) -> TaskState:
+        """A submitted task whose job has left the queue, and that left no success marker."""
+        detail = record.detail if record else ""
+        log = self._job_log(base, lease, attempt)
+        if attempt is None:
+            ended = record is not None and record.state is JobState.FAILED
+            spoke = log is not None and not log.is_left
+            if "CANCELLED" in detail or not (ended or spoke):
+                return replace(base, detail=detail or "left the queue before it started")
+            kind = log.kind if log and log.kind else "node"
+            said = [part for part in (detail, log.line if log else "") if part]
+            text = ": ".join(["the job ended before the task began", *said])
+            folder = self.run.job_dir(base.step.name) / "log"
+            path, tail = (log.path, log.tail) if log else (folder, ())
+            return replace(base, state="failed", failure=Failure(kind, text, None, str(path), tail))
+        kind = log.kind if log and log.kind else "node"
+        for words, name in _KINDS:
+            if words in detail:
+                kind = name
+        said = [part for part in (detail, log.line if log else "") if part]
+        text = ": ".join(["the job ended without a word of the task", *said])
+        log_path, tail = log_tail(attempt.path)
+        if not tail and log is not None:
+            log_path, tail = str(log.path), log.tail
+        return replace(base, state="failed", failure=Failure(kind, text, None, log_path, tail))
+
+    def _job_log(self, base: TaskState, lease: Lease, attempt: Attempt | None) -> JobLog | None:
+        begin = first_words(base.ref, attempt.number) if attempt else ""
+        return read_job_log(self.run, self.scheduler, lease, begin)
 
     def _starts_again(self, lease: Lease) -> bool:
         """Whether the job of a failed attempt lives on, which the scheduler then starts again.
@@ -299,26 +364,6 @@ def _without_job(base: TaskState, last: Attempt | None) -> TaskState:
     if last is not None and last.state == "failed":
         return replace(base, state="failed", failure=failure_from_json(last.status["failure"]))
     return base
-
-
-def _gone(
-    run: RunDir, base: TaskState, attempt: Attempt | None, record: JobRecord | None
-) -> TaskState:
-    """A submitted task whose job is no longer in the queue and that left no success marker."""
-    detail = record.detail if record else ""
-    if attempt is None:
-        if record is not None and record.state is JobState.FAILED and "CANCELLED" not in detail:
-            log = run.job_dir(base.step.name) / "log"
-            text = f"the job ended before the task began: {detail}"
-            return replace(base, state="failed", failure=Failure("node", text, log=str(log)))
-        return replace(base, detail=detail or "left the queue before it started")
-    log_path, tail = log_tail(attempt.path)
-    kind = "node"
-    for words, name in (("TIMEOUT", "walltime"), ("OUT_OF_ME", "memory"), ("DEADLINE", "walltime")):
-        if words in detail:
-            kind = name
-    text = f"the job ended without a word{f': {detail}' if detail else ''}"
-    return replace(base, state="failed", failure=Failure(kind, text, log=log_path, tail=tail))
 
 
 def counts(states: Mapping[str, TaskState]) -> dict[str, int]:

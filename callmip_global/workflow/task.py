@@ -37,6 +37,7 @@ from callmip_global.errors import CallmipError, Problem
 from callmip_global.files import checked_target, write_json
 from callmip_global.workflow.client import make_scheduler
 from callmip_global.workflow.failures import Failure, TaskFailedError, classify
+from callmip_global.workflow.joblog import LEFT, first_words
 from callmip_global.workflow.journal import Intent, now, unit_of
 from callmip_global.workflow.rundir import HEARTBEAT_S, Attempt, RunDir
 
@@ -128,7 +129,7 @@ def _speak_for(run: RunDir, step_name: str, row: int, token: str, pid: int, code
 
 
 def _leave(ref: str, why: str) -> int:
-    print(f"{ref}: {why}; nothing to do here")
+    print(f"{ref}: {why}; {LEFT}")
     return 0
 
 
@@ -189,7 +190,8 @@ class _Attempt:
 
     def perform(self) -> int:
         """Do the task; the outcome is in status.json, and in done.json if it succeeded."""
-        print(f"{self.ref}: attempt {self.attempt.number} on {socket.gethostname()}", flush=True)
+        begin = first_words(self.ref, self.attempt.number)
+        print(f"{begin}{socket.gethostname()}", flush=True)
         signal.signal(signal.SIGTERM, _on_term)
         try:
             with self._heartbeat():
