@@ -22,7 +22,8 @@ from callmip_global.jobs.scheduler import (
 )
 from callmip_global.jobs.slurm import Slurm
 
-_TIMEOUT_S = 120.0
+# sbatch itself tries again for 120 s before it says that Slurm has no room (MaxJobCount).
+_TIMEOUT_S = 180.0
 _NOT_FOUND = 127
 """What a shell says of a command that does not exist."""
 _OF_ONE_JOB = ("CALLMIP_TOKEN", "CALLMIP_INDEX", "CALLMIP_OFFSET")
