@@ -99,6 +99,7 @@ def test_the_stand_in_lists_arrays_as_slurm_does(stand_in: Path) -> None:
     assert listed == ["1001_[1-3,7]|one|PENDING|Priority", "1002|two|PENDING|Dependency"]
     elements = ask("squeue", "-h", "-r", "-o", "%i").splitlines()
     assert elements == ["1001_1", "1001_2", "1001_3", "1001_7", "1002"]
+    assert ask("sbatch", "--version").startswith("slurm ")
     calls = [json.loads(line)[0] for line in (stand_in / "calls.jsonl").read_text().splitlines()]
     assert calls == ["sbatch", "sbatch", "squeue", "squeue"]
 
