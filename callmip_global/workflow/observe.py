@@ -18,7 +18,7 @@ from callmip_global.workflow.failures import Failure, failure_from_json, log_tai
 from callmip_global.workflow.joblog import JobLog, first_words, read_job_log
 from callmip_global.workflow.journal import Intent, age_s
 from callmip_global.workflow.lease import Lease, Leases
-from callmip_global.workflow.rundir import Attempt, RunDir
+from callmip_global.workflow.rundir import PRUNED, Attempt, RunDir
 
 STATES = (
     "done",
@@ -252,6 +252,8 @@ class Observer:
         if intent.is_open:
             return replace(base, state="submitting")
         mine = last if last is not None and last.status.get("token") == intent.token else None
+        if mine is not None and mine.state == PRUNED:
+            return replace(base, detail="its files were pruned, so it runs again")
         # A failed attempt of a job that lives is one that the scheduler starts again (requeue).
         if mine is not None and mine.state == "failed" and not self._starts_again(lease):
             return self._failed(base, lease, mine)

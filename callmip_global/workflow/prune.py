@@ -29,7 +29,7 @@ from callmip_global.files import (
 )
 from callmip_global.workflow.journal import now
 from callmip_global.workflow.observe import ALIVE, TaskState
-from callmip_global.workflow.rundir import Attempt, RunDir
+from callmip_global.workflow.rundir import PRUNED, Attempt, RunDir
 
 KINDS = {
     "restart_out": "restart files of superseded segments",
@@ -88,37 +88,39 @@ def pruned_files(run: RunDir, ref: str) -> dict[str, dict[str, Any]]:
     return record
 
 
-def revive(run: RunDir, plan: Plan, states: Mapping[str, TaskState]) -> list[str]:
+def revive(run: RunDir, states: Mapping[str, TaskState], *, only: str | None = None) -> list[str]:
     """Make tasks due again whose pruned files are needed by tasks that are about to run.
 
-    ``states``: those of the tasks that a submission is about to choose from; what is done or alive
-    among them is passed over. Returns the tasks made due, upstream first. Their success markers
-    are kept as ``done-<key>-pruned.json``. To be called with the run lock held.
+    ``states``: those of all tasks; what is neither done nor alive, of the step or kind ``only``, is
+    about to run. Returns the tasks made due, upstream first. Their success markers are kept as
+    ``done-<key>-pruned.json``. To be called with the run lock held.
     """
-    tasks = {f"{step.name}/{task.id}": (step, task) for step, task in plan.tasks()}
-    due = [ref for ref, state in states.items() if state.state not in ("done", *ALIVE)]
+    due = [
+        state
+        for state in states.values()
+        if state.state not in ("done", *ALIVE) and only in (None, state.step.name, state.step.kind)
+    ]
     revived: set[str] = set()
     while due:
-        step, task = tasks[due.pop()]
-        for ref in task.upstream:
-            if ref in revived:
+        reader = due.pop()
+        what = "restarts" if reader.step.kind == "run" else "outputs"
+        for ref in reader.task.upstream:
+            if ref in revived or states[ref].state != "done":
                 continue
-            marker = run.marker(ref)
-            if marker is None or marker["key"] != tasks[ref][1].key:
-                continue
-            if _lacks(run, ref, marker, "restarts" if step.kind == "run" else "outputs"):
+            gone = pruned_files(run, ref)
+            marker = run.marker(ref) if gone else None
+            if marker is not None and _lacks(run, ref, marker, what, gone):
                 _make_due(run, ref, marker)
                 revived.add(ref)
-                due.append(ref)
-    return [ref for ref in tasks if ref in revived]
+                due.append(states[ref])
+    return [ref for ref in states if ref in revived]
 
 
-def _lacks(run: RunDir, ref: str, marker: Mapping[str, Any], what: str) -> bool:
+def _lacks(
+    run: RunDir, ref: str, marker: Mapping[str, Any], what: str, gone: Mapping[str, Any]
+) -> bool:
     """Whether a published file of a task was pruned. One that is missing without a record was
     not: the task that needs it says so."""
-    gone = pruned_files(run, ref)
-    if not gone:
-        return False
     folder = f"{marker['attempt']}/restart_out" if what == "restarts" else marker["attempt"]
     paths = [os.path.normpath(f"{folder}/{name}") for name in marker.get(what, {})]
     return any(p in gone and not os.path.lexists(run.task_dir(ref) / p) for p in paths)
@@ -129,10 +131,7 @@ def _make_due(run: RunDir, ref: str, marker: Mapping[str, Any]) -> None:
     # The attempt first: cut short between the two, the task is still done and this comes again.
     for attempt in run.attempts(ref):
         if attempt.path.name == marker["attempt"]:
-            why = "its files were pruned, and a task that is to run needs them"
-            write_json(
-                attempt.path / "status.json", {**attempt.status, "state": "left", "why": why}
-            )
+            write_json(attempt.path / "status.json", {**attempt.status, "state": PRUNED})
     name = f"done-{marker['key'][:12]}-pruned"
     kept, number = folder / f"{name}.json", 1
     while kept.exists():
@@ -249,7 +248,7 @@ class _Selection:
 
 def _is_superseded(attempt: Attempt, published: str) -> bool:
     number = int(published.removeprefix("attempt-"))
-    return attempt.number < number and attempt.state in ("failed", "left")
+    return attempt.number < number and attempt.state in ("failed", "left", PRUNED)
 
 
 def _targets(folder: Path, names: set[str]) -> set[str]:

@@ -53,6 +53,10 @@ STALE_S = 180.0
 Generous against the attribute caches of network file systems (NFS keeps up to 60 s)."""
 
 
+PRUNED = "pruned"
+"""State of an attempt that was published until its files were pruned and needed again."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One try at a task. ``status`` is its status.json, which the folder appears with."""
@@ -63,7 +67,8 @@ class Attempt:
 
     @property
     def state(self) -> str:
-        """``running``, ``done``, ``failed`` or ``left`` (it found that the task is not its own)."""
+        """``running``, ``done``, ``failed``, ``left`` (it found that the task is not its own), or
+        `PRUNED`."""
         return str(self.status.get("state", "running"))
 
     def is_fresh(self) -> bool:

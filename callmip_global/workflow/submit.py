@@ -228,8 +228,7 @@ class Submitter:
         if doomed:
             self._await_end(doomed)
             states = observe(self.run, self.plan, self.queue)
-        chosen = {r: s for r, s in states.items() if only in (None, s.step.name, s.step.kind)}
-        revived = revive(self.run, self.plan, chosen)
+        revived = revive(self.run, states, only=only)
         if revived:
             self.say(f"{_plural(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
             states = observe(self.run, self.plan, self.queue)

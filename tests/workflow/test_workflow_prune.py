@@ -336,7 +336,7 @@ def test_merging_again_has_the_tiles_run_again(tiled: Any) -> None:
     tiled.tree["run"]["tiles"]["merge"] = "cat {inputs} > {output}; :"
     tiled.write()
     run, plan = api.prepare(tiled.experiment)
-    revived = revive(run, plan, waiting(run, plan))
+    revived = revive(run, waiting(run, plan))
     # Both tiles from their first segment on: the sets in between were pruned too.
     assert len(revived) == 2 * len(SEGMENTS)
     assert revived[-1] == f"{SEGMENTS[-1]}/S3.Prior.t02"
@@ -393,32 +393,32 @@ def test_only_what_is_needed_runs_again(chain: Any) -> None:
     prune(run.path, keep=4, delete=True)
     edit_historical(chain)
     run, plan = api.prepare(chain.experiment)
-    assert revive(run, plan, waiting(run, plan)) == []
+    assert revive(run, waiting(run, plan)) == []
     chain.tree["run"]["phases"][0]["options"] = {"edited": True}
     chain.write()
     run, plan = api.prepare(chain.experiment)
-    assert revive(run, plan, waiting(run, plan)) == []
+    assert revive(run, waiting(run, plan)) == []
 
 
 def test_what_is_done_or_alive_revives_nothing(chain: Any) -> None:
     run = perform(chain, SEGMENTS)
     prune(run.path, keep=1, delete=True)
     plan = run.plan()
-    assert revive(run, plan, waiting(run, plan)) == []
+    assert revive(run, waiting(run, plan)) == []
     edit_historical(chain)
     run, plan = api.prepare(chain.experiment)
     states = {
         ref: TaskState(ref, s.step, s.task, "queued" if s.state == "waiting" else s.state)
         for ref, s in waiting(run, plan).items()
     }
-    assert revive(run, plan, states) == []
+    assert revive(run, states) == []
 
 
 def test_a_restart_file_that_vanished_unexplained_is_not_made_again_in_silence(chain: Any) -> None:
     run = perform(chain, SEGMENTS[:3])
     (run.task_dir(f"{SEGMENTS[2]}/S3.Prior") / "attempt-01/restart_out/years.txt").unlink()
     plan = run.plan()
-    assert revive(run, plan, waiting(run, plan)) == []
+    assert revive(run, waiting(run, plan)) == []
     perform(chain, SEGMENTS[3:4])
     failure = run.attempts(f"{SEGMENTS[3]}/S3.Prior")[0].status["failure"]
     assert failure["class"] == "restart"
@@ -441,9 +441,9 @@ def test_reviving_cut_short_is_finished_by_the_next_submission(
 
     monkeypatch.setattr(module, "write_json", dying)
     with pytest.raises(KeyboardInterrupt):
-        revive(run, plan, waiting(run, plan))
+        revive(run, waiting(run, plan))
     monkeypatch.setattr(module, "write_json", real)
-    revive(run, plan, waiting(run, plan))
+    revive(run, waiting(run, plan))
     chain.submit()
     assert set(chain.wait().values()) == {"done"}
 
@@ -453,7 +453,7 @@ def test_pruned_twice_both_markers_are_kept(chain: Any) -> None:
         chain.tree["run"]["phases"][1]["options"] = {"edited": edit}
         chain.write()
         run, plan = api.prepare(chain.experiment)
-        revive(run, plan, waiting(run, plan))
+        revive(run, waiting(run, plan))
         todo = [
             s for s in SEGMENTS if not run.is_done(f"{s}/S3.Prior", plan.task(f"{s}/S3.Prior").key)
         ]
@@ -462,7 +462,7 @@ def test_pruned_twice_both_markers_are_kept(chain: Any) -> None:
     chain.tree["run"]["phases"][1]["options"] = {"edited": 2}
     chain.write()
     run, plan = api.prepare(chain.experiment)
-    revive(run, plan, waiting(run, plan))
+    revive(run, waiting(run, plan))
     names = [p.name for p in run.task_dir(f"{SEGMENTS[0]}/S3.Prior").glob("done-*-pruned*.json")]
     assert len(names) == 2
 
