@@ -242,11 +242,15 @@ def site_and_resources(
 
 @dataclass
 class _Job:
-    """A submitted job; without ``job_id`` the reply was lost and the token will find it."""
+    """A submitted job; without ``job_id`` the reply was lost and the token will find it.
+
+    ``seen``: in the queue or at work; one that is nowhere after that has ended.
+    """
 
     token: str
     submitted: float
     job_id: str | None = None
+    seen: bool = False
 
 
 @dataclass
@@ -564,7 +568,8 @@ class _Cluster:
         ended = {}
         for worker, job in jobs.items():
             record = records.get(job.token)
-            unseen = record is None and now - job.submitted < _VISIBLE_S
+            job.seen = job.seen or record is not None or worker in self.ever
+            unseen = not job.seen and now - job.submitted < _VISIBLE_S
             alive = record is not None and record.state in (JobState.LIVE, JobState.UNKNOWN)
             if worker not in self.here and not unseen and not alive:
                 ended[worker] = record

@@ -15,7 +15,7 @@ from callmip_global.parallel import TaskMap
 def held(work: tuple[Callable[[Any, Any], Any], Any, Path], item: Any) -> Any:
     """Say ``<job>-<pid>-...`` in a folder, wait until it holds ``open``, then do the work."""
     function, shared, folder = work
-    job = os.environ.get("SLURM_JOB_ID") or "0"
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID") or "0"
     (folder / f"{job}-{os.getpid()}-{uuid4().hex}").touch()
     while not (folder / "open").exists():
         time.sleep(0.05)
@@ -37,7 +37,7 @@ def holding(task_map: TaskMap, only: str, folder: Path) -> TaskMap:
 
 def under_way(folder: Path) -> set[tuple[str, int]]:
     """(job, process) of every worker that has begun a unit."""
-    names = [path.name.split("-") for path in folder.iterdir() if path.name != "open"]
+    names = [path.name.rsplit("-", 2) for path in folder.iterdir() if path.name != "open"]
     return {(name[0], int(name[1])) for name in names}
 
 

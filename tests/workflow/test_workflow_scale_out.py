@@ -437,8 +437,37 @@ def test_workers_are_jobs_of_a_pbs(played_pbs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.pbs
-def test_workers_are_jobs_of_a_real_pbs(pbs: None, tmp_path: Path) -> None:
-    assert squares_on_pbs(tmp_path / "dask") == [1 + i * i for i in range(20)]
+def test_workers_are_jobs_of_a_real_pbs_and_one_that_is_deleted_is_replaced(
+    pbs: None, tmp_path: Path
+) -> None:
+    marks, said = tmp_path / "marks", list[str]()
+    marks.mkdir()
+
+    def jobs() -> set[str]:
+        return {job for job, _ in held_units.under_way(marks)}
+
+    def delete() -> None:
+        wait_for(lambda: len(jobs()) == 2)
+        subprocess.run(["qdel", min(jobs())], check=True)
+        wait_for(lambda: len(jobs()) == 3)
+        (marks / "open").touch()
+
+    deleter = threading.Thread(target=delete)
+    deleter.start()
+    with scale_out.cluster_map(
+        site("pbs"),
+        RESOURCES,
+        workers=2,
+        folder=tmp_path / "dask",
+        name="squares",
+        say=said.append,
+    ) as task_map:
+        held = held_units.holding(task_map, "square", marks)
+        assert run_units(held, held_units.square, 1, range(20)) == [1 + i * i for i in range(20)]
+    deleter.join()
+    assert any("it is replaced" in text for text in said), said
+    pids = [pid for _, pid in held_units.under_way(marks)]
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 20)
 
 
 # --- worker processes on this machine ---
