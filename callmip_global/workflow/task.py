@@ -192,6 +192,10 @@ class _Attempt:
         """Do the task; the outcome is in status.json, and in done.json if it succeeded."""
         begin = first_words(self.ref, self.attempt.number)
         print(f"{begin}{socket.gethostname()}", flush=True)
+        if self.run.is_done(self.ref, self.task.key):
+            # Published by a second job of the same submission between our look and our claim.
+            self._status("left", {"why": "already done"})
+            return 0
         signal.signal(signal.SIGTERM, _on_term)
         try:
             with self._heartbeat():

@@ -106,6 +106,7 @@ def _chain(scheduler: str) -> tuple[dict[str, Any], ...]:
     first = _tree(scheduler)
     co2 = _tree(scheduler)
     co2["run"]["phases"][1]["co2"] = 1950
+    co2["resources"]["run"]["memory"] = "200MB"
     longer = _tree(scheduler)
     longer["resources"]["run"]["walltime"] = "00:10:00"
     more = _tree(scheduler)
@@ -132,6 +133,17 @@ def _packs(scheduler: str) -> tuple[dict[str, Any], ...]:
     for tree in trees:
         tree["resources"]["run"]["pack"] = 2
     return trees
+
+
+def _small(scheduler: str) -> tuple[dict[str, Any], ...]:
+    """Two segments of one stage; edited: the last one, and what all jobs ask for."""
+    first = _tree(scheduler)
+    first["stages"] = {"Prior": {"parameters": "prior.txt"}}
+    first["run"]["phases"][0].pop("cycles")
+    edited = json.loads(json.dumps(first))
+    edited["run"]["phases"][1]["co2"] = 1950
+    edited["resources"]["run"]["memory"] = "200MB"
+    return first, edited
 
 
 def _branches(scheduler: str) -> tuple[dict[str, Any], ...]:
@@ -185,6 +197,8 @@ _CASES = {
         Flavour("slurm", kills_dependents=False),
     ),
     "pbs packs": (_packs, {"scheduler": "pbs", "arrays": True}, Flavour("pbs")),
+    "small slurm": (_small, {"scheduler": "slurm"}, Flavour("slurm", kills_dependents=False)),
+    "small pbs": (_small, {"scheduler": "pbs"}, Flavour("pbs")),
     "local": (
         _chain,
         {"scheduler": "local", "max_running": 2, "export_environment": True},
@@ -370,6 +384,7 @@ class World:
         intent = _journal(self.run_dir)[job.token]
         pack = intent["pack"]
         for element in job.elements:
+            element.packed = pack > 1
             own = [r for r in intent["numbers"] if (r - 1) // pack + 1 == element.unit]
             element.tasks = tuple((f"{job.step}/{rows[r][0]}", rows[r][1]) for r in own)
 
@@ -691,6 +706,20 @@ class World:
                 self.complain(f"status of {ref} is {found.state} after {sorted(before)}")
             if found.failure is not None:
                 self._check_class(ref, found)
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        """No task is in the queue under two submissions: what was asked for is looked for first."""
+        tokens: dict[str, set[str]] = {}
+        for element in self.cluster.elements():
+            # A packed job goes on for its other tasks.
+            is_over = element.state == "RUNNING" and element.packed
+            if element.state in ("PENDING", "RUNNING") and not is_over:
+                for ref, _ in element.tasks:
+                    tokens.setdefault(ref, set()).add(element.job.token)
+        for ref, found in tokens.items():
+            if len(found) > 1:
+                self.complain(f"{ref} is queued twice")
 
     def _check_class(self, ref: str, found: Any) -> None:
         kind = found.failure.kind
@@ -701,7 +730,9 @@ class World:
             return
         told = json.loads((attempts[-1] / "status.json").read_text())
         cause = self.causes.get(str(attempts[-1]))
-        if told["state"] == "failed" and cause is not None and kind != cause:
+        # A later job may have failed before it came to an attempt of its own.
+        is_latest = found.lease is not None and told["token"] == found.lease.intent.token
+        if is_latest and told["state"] == "failed" and cause is not None and kind != cause:
             interrupted = self.disk_was_full or str(attempts[-1]) in self.kernel.signalled
             if not (kind == "node" and interrupted):
                 self.complain(f"{ref} failed: {kind}, in truth {cause}")
@@ -729,8 +760,12 @@ class Truth:
         also: set[str] = set()
         if last is not None and last["state"] == "running":
             owner = self._process(last["path"])
+            if owner is not None and not owner.disowned:
+                # Of a submission that was accepted twice, the other job may be the one looked at.
+                twins = {e.job.id for e in self._elements(ref, last["token"])}
+                return {"running"} if len(twins) == 1 else {"running", "queued", "held"}
             if owner is not None:
-                return _ANY if owner.disowned else {"running"}
+                return _ANY
             # Its process is gone without a word, which shows when its heartbeat is missed.
             silence = self.now - last["touched"]
             also = {"running"} if silence < STALE_S + HEARTBEAT_S or self._is_live(last) else set()
@@ -744,7 +779,9 @@ class Truth:
         if intent is None or intent["refs"][ref] != key:
             return {"failed"} if mine and mine["state"] == "failed" else {"waiting", "blocked"}
         if intent["outcome"] == "cancelled":
-            return {"cancelled"}
+            # One that is asked to end may be back in the queue, by the scheduler's own doing.
+            again = mine is not None and mine["state"] == "running" and self._is_live(mine)
+            return {"cancelled", "queued", "held"} if again else {"cancelled"}
         if intent["outcome"] == "rejected":
             return {"failed"}
         if intent["outcome"] == "intent":
@@ -755,7 +792,7 @@ class Truth:
         found: set[str] = set()
         live = [e for e in elements if e.is_live and not e.job.forgotten]
         if live:
-            found |= {"queued", "held"}
+            found |= {"held"} if all(e.hopeless for e in live) else {"queued", "held"}
             if intent["pack"] > 1 and mine is not None and mine["token"] == intent["token"]:
                 # The others of its job go on.
                 found |= {"failed"}
@@ -769,7 +806,11 @@ class Truth:
         if mine is not None:
             return found | {"failed"}
         listed = [e for e in elements if not e.job.forgotten and e.job.visible_at <= self.now]
-        if any(e.state in ("FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY") for e in listed):
+        failing = ["FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"]
+        if self.world.case.flavour.name == "pbs":
+            # PBS tells an exit status, not who ended the job.
+            failing.append("CANCELLED")
+        if any(e.state in failing and e.starts for e in listed):
             found.add("failed")
         return found | {"waiting", "blocked"}
 
@@ -857,7 +898,7 @@ def _agrees(state: str, before: set[str]) -> bool:
         return bool(before & {"failed", "blocked", "held"}) == (state == "blocked")
     if state in ("queued", "held"):
         may_come = {"done", "running", "queued", "submitting", "unknown"}
-        return bool(before - may_come) == (state == "held")
+        return state == "held" or not before - may_come
     return True
 
 
@@ -885,6 +926,24 @@ def _write(path: Path, text: str) -> None:
 
 # Sequences.
 
+REFERENCE: Final[tuple[Action, ...]] = (
+    ("submit", 0, 0),
+    ("start", 0, 0),
+    ("model", 0, 0),
+    ("start", 0, 0),
+    ("edit", 1, 0),
+    ("submit", 0, 0),
+    ("start", 0, 0),
+    ("start", 0, 9),
+    ("cancel", 0, 0),
+    ("time", 3, 0),
+    ("resume", 0, 0),
+    ("start", 0, 0),
+    ("resume", 0, 0),
+)
+"""Submit, a success and a failure, an edited experiment, a cancelled job, resume: what every single
+effect of is interrupted."""
+
 _ALONE: Final = (("submit", 10), ("resume", 6), ("cancel", 2))
 _BUSY: Final = (("go", 14), ("kill", 2), ("submit", 1), ("cancel", 1))
 _JOBS: Final = (
@@ -892,7 +951,7 @@ _JOBS: Final = (
     ("scancel", 1), ("forget", 1),
 )  # fmt: skip
 _WORLD: Final = (
-    ("fault", 5), ("time", 5), ("model", 1), ("reuse", 1), ("edit", 1), ("disk", 1), ("status", 1),
+    ("fault", 8), ("time", 5), ("model", 1), ("reuse", 1), ("edit", 1), ("disk", 1), ("status", 1),
 )  # fmt: skip
 VERBS: Final = tuple(dict.fromkeys(v for v, _ in (*_ALONE, *_BUSY, *_JOBS, *_WORLD)))
 
@@ -910,7 +969,7 @@ def draw(world: World, luck: random.Random) -> Action:
     effects = 0 if luck.random() < 0.4 else int(luck.expovariate(1 / 12)) + 1
     if verb == "fault":
         kind = luck.choices(range(len(FAULTS)), (10, 4, 3, 3))[0]
-        return verb, kind, luck.randrange(10)
+        return verb, kind, luck.randrange(len(FAULTS[tuple(FAULTS)[kind]]))
     if verb == "kill":
         return verb, luck.randrange(12), luck.randrange(400)
     if verb == "edit":
@@ -927,6 +986,8 @@ class Report:
     actions: tuple[Action, ...]
     wrong: tuple[str, ...]
     effects: int
+    interrupted: int
+    """Effects that a process was killed at or between, and those that met a fault."""
     jobs: int
     trace: tuple[str, ...]
 
@@ -969,5 +1030,5 @@ def _perform(world: World, actions: Sequence[Action] | Iterator[Action]) -> None
 def _report(world: World, seed: int, actions: Sequence[Action]) -> Report:
     return Report(
         seed, world.case.name, tuple(actions), tuple(world.wrong), world.kernel.effects,
-        world.cluster.starts, tuple(world.kernel.trace or ()),
+        world.kernel.interrupted + world.cluster.faults_met, world.cluster.starts, tuple(world.kernel.trace or ()),
     )  # fmt: skip

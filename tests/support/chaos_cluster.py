@@ -91,6 +91,8 @@ class Element:
     starts: int = 0
     tasks: tuple[tuple[str, str], ...] = ()
     """What it runs: ``step/task`` and key of each."""
+    packed: bool = False
+    """Whether each of its tasks is run by a process of its own."""
 
     @property
     def name(self) -> str:
@@ -158,7 +160,7 @@ class Cluster:
         self.jobs: list[Job] = []
         self.armed: dict[str, list[str]] = {kind: [] for kind in FAULTS}
         self.accepted: Callable[[Job], None] = lambda job: None
-        self.starts = 0
+        self.starts = self.faults_met = 0
         self.reuse: str | None = None
         """Id of a forgotten job that the next one gets."""
         self._last_id = 0
@@ -170,9 +172,21 @@ class Cluster:
         """One fault for the next call of a kind."""
         self.armed[kind].append(fault)
 
+    def _next_fault(self, kind: str) -> str:
+        if not self.armed[kind]:
+            return ""
+        fault = self.armed[kind].pop(0)
+        self.faults_met += 1
+        self.kernel.log(f"{kind} meets: {fault}")
+        return fault
+
     def call(self, argv: Sequence[str]) -> Any:
         """Answer a command line."""
         words = list(argv)
+        if words[-1] == "--version":
+            return _answer(0, f"{words[0]} 22.05\n", "")
+        if words[0] == "git":
+            return _answer(128, "", "fatal: not a git repository")
         if words[0] == "sbatch":
             return self._submit(self._parse_sbatch(words))
         if words[0] == "qsub":
@@ -240,10 +254,8 @@ class Cluster:
                 "indices": indices, "waits": waits}  # fmt: skip
 
     def _submit(self, request: dict[str, Any]) -> Any:
-        fault = self.armed["submit"].pop(0) if self.armed["submit"] else ""
-        if fault:
-            self.kernel.log(f"the submission meets: {fault}")
-        pbs = self.flavour.name == "pbs"
+        fault = self._next_fault("submit")
+        pbs, local = self.flavour.name == "pbs", self.flavour.name == "local"
         if fault == "full":
             if pbs:
                 return _answer(1, "", "qsub: would exceed queue generic's per-user limit")
@@ -253,20 +265,21 @@ class Cluster:
         if fault == "rejected":
             text = "qsub: Unknown queue" if pbs else "sbatch: error: invalid partition specified"
             return _answer(1, "", text)
-        if fault == "refused connection":
+        if fault == "refused connection" and not local:
             if pbs:
                 return _answer(1, "", "Connection refused\nqsub: cannot connect to server pbs1")
             return _answer(1, "", "sbatch: error: Unable to contact slurm controller")
-        if fault == "lost":
+        if fault == "lost" or (local and fault == "refused connection"):
             self._time_out()
         if fault == "late":
             self.kernel.at(self.kernel.now + 120.0 + LATE_S, lambda: self._accept(request, 0.0))
             self._time_out()
-        hidden = 8.0 if fault == "hidden" else 0.0
+        # PBS lists what it has accepted: qsub and qstat ask the same one server.
+        hidden = 8.0 if fault == "hidden" and not pbs else 0.0
         job = self._accept(request, hidden)
         if fault == "twice":
             self._accept(request, hidden)
-        if fault == "lost after":
+        if fault == "lost after" or (local and fault == "error after"):
             self._time_out()
         if fault == "error after":
             if pbs:
@@ -275,8 +288,8 @@ class Cluster:
                            " Socket timed out on send/recv operation")  # fmt: skip
         if fault == "garbled":
             return _answer(0, "", "")
-        banner = "" if pbs else "Welcome\n"
-        return _answer(0, f"{'' if self.flavour.name == 'local' else banner}{job.id}\n", "")
+        banner = "" if pbs or local else "Welcome\n"
+        return _answer(0, f"{banner}{job.id}\n", "")
 
     def _time_out(self) -> None:
         self.kernel.pass_time(120.0)
@@ -325,9 +338,7 @@ class Cluster:
     # Listing.
 
     def _list(self, text: Callable[[], str]) -> Any:
-        fault = self.armed["list"].pop(0) if self.armed["list"] else ""
-        if fault:
-            self.kernel.log(f"the list meets: {fault}")
+        fault = self._next_fault("list")
         if fault == "timeout":
             self._time_out()
         if fault == "down":
@@ -384,37 +395,38 @@ class Cluster:
 
     def _qstat(self) -> str:
         lines: list[str] = []
+
+        def waiting(element: Element) -> str:
+            return "Q" if element.satisfied or not element.waits else "H"
+
         letters = {"PENDING": "Q", "RUNNING": "R", "COMPLETING": "R", "EXITING": "E"}
         for job in self.listed():
             variables = f"    Variable_List = CALLMIP_TOKEN={job.token},CALLMIP_OFFSET=0"
             if job.is_array:
                 begun = any(e.starts for e in job.elements)
-                state = "B" if begun else self._pending_letter(job.elements[0])
-                lines += [f"Job Id: {job.id}", f"    job_state = {state}", variables, ""]
+                state = "B" if begun else waiting(job.elements[0])
+                lines += [f"Job Id: {job.id}", f"    job_state = {state}", variables]
+                lines += ["    Hold_Types = s", ""] if state == "H" else [""]
             for e in job.elements:
                 name = job.id.replace("[]", f"[{e.index}]")
                 state = letters.get(e.state, "X" if job.is_array else "F")
                 if e.state == "PENDING":
-                    state = self._pending_letter(e)
+                    state = "Q" if job.is_array and self.flavour.borrows else waiting(e)
                 lines += [f"Job Id: {name}", f"    job_state = {state}", variables]
                 if job.is_array and not (self.flavour.borrows and state == "X"):
                     lines.append(f"    array_id = {job.id}")
+                if state == "H":
+                    lines.append("    Hold_Types = s")
                 if state in ("X", "F") and e.starts:
                     code = 0 if _succeeded(e) or self.flavour.borrows else 271
                     lines.append(f"    Exit_status = {code}")
                 lines.append("")
         return "\n".join(lines)
 
-    @staticmethod
-    def _pending_letter(element: Element) -> str:
-        return "Q" if element.satisfied or not element.waits else "H"
-
     # Cancelling and changing.
 
     def _cancel(self, ids: Sequence[str]) -> Any:
-        fault = self.armed["cancel"].pop(0) if self.armed["cancel"] else ""
-        if fault:
-            self.kernel.log(f"the cancelling meets: {fault}")
+        fault = self._next_fault("cancel")
         if fault == "down":
             return _answer(1, "", "Unable to contact the scheduler")
         for job in list(self.listed()):
@@ -428,9 +440,7 @@ class Cluster:
 
     def _scontrol(self, words: list[str]) -> Any:
         """``scontrol update JobId=ID,ID_INDEX Dependency=...``, the one that is used."""
-        fault = self.armed["repair"].pop(0) if self.armed["repair"] else ""
-        if fault:
-            self.kernel.log(f"the repair meets: {fault}")
+        fault = self._next_fault("repair")
         if fault == "down":
             return _answer(1, "", "slurm_update error: Unable to contact slurm controller")
         assert words[1] == "update", words

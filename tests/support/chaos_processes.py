@@ -32,7 +32,7 @@ HEARTBEAT_S: Final = 20.0
 ALL: Final = 1_000_000_000
 """As many effects as there are: to the end."""
 
-_STUCK_S = 60.0
+_STUCK_S = 20.0
 _EVENTS = {
     "open": "write",
     "os.rename": "rename",
@@ -64,6 +64,8 @@ class Process:
         self.killed = False
         self.code: int | None = None
         self.error: BaseException | None = None
+        self.next_effect = ""
+        """What it is about to do, where it rests."""
         self.budget = 0
         self.busy = False
         """Whether it is running, or waits inside for another one that is."""
@@ -132,7 +134,7 @@ class Kernel:
         self.now = 0.0
         self.current: Process | None = None
         self.processes: list[Process] = []
-        self.effects = 0
+        self.effects = self.interrupted = 0
         self.crash_at: int | None = None
         """Number of the effect before which whoever is about to do it is killed."""
         self.crash_cut = 7
@@ -201,6 +203,7 @@ class Kernel:
         for child in process.children:
             self.kill(child, cut)
         process.killed, process.cut = True, cut
+        self.interrupted += 1
         self.log(f"{process.name} is killed")
         self.advance(process)
 
@@ -271,9 +274,11 @@ class Kernel:
         if process.killed:
             raise KilledError
         self.effects += 1
+        process.next_effect = what
         if self.trace is not None:
             self.log(what)
         if self.effects == self.crash_at:
+            self.interrupted += 1
             process.killed, process.cut = True, self.crash_cut
             self.log(f"{process.name} is killed")
             for child in process.children:
@@ -289,6 +294,7 @@ class Kernel:
             process.disk_full_after -= 1
             if process.disk_full_after < 0:
                 process.disk_full_after = None
+                self.interrupted += 1
                 self.log("no space left on device")
                 raise OSError(28, "No space left on device")
         self.deliver(process)

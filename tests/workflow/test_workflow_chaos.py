@@ -1,333 +1,240 @@
-"""Everything that can go wrong, at random but repeatably: lost replies, crashes, forgotten jobs.
+"""Everything that can go wrong, in every place: crashes at each effect, and seeded sequences.
 
-A scheduler in memory runs the jobs' own code in this process, each job in a thread that goes on
-only when it is told to, so that commands and other jobs come between its steps. It loses replies,
-hides new jobs for a while, does not answer, forgets what ended, starts a job again, submits twice
-what was asked once, goes on running what it said it had cancelled. Commands and jobs die at any
-write. Whatever the sequence: one result for each task, never a task run again after its result was
-published, never two results, and in the end a correct status.
+The simulator is in ``tests/support/chaos*.py``; ``scripts/chaos`` runs many more sequences of the
+same kind, and shows one of them event by event (``--replay SEED``).
 """
 
 from __future__ import annotations
 
-import os
-import random
-import shlex
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chaos
+import chaos_report
 import pytest
+from chaos_processes import ALL, use
 
-from callmip_global import files
-from callmip_global.errors import SchedulerError
-from callmip_global.jobs.local import Local
-from callmip_global.jobs.scheduler import JobRecord, JobState, Submission
-from callmip_global.workflow import api, model_run, rundir, submit, task
-from callmip_global.workflow.client import Client, Outcome, Reply
-from callmip_global.workflow.rundir import Attempt, RunDir
+from callmip_global.workflow import observe, submit, task
+from callmip_global.workflow.rundir import RunDir
 
-SEQUENCES = 60
+SEEDS = 154
+BATCHES = 7
+SMALL = ("small slurm", "small pbs")
 
 
-class CrashError(BaseException):
-    """kill -9, for one command or one job."""
-
-
-@dataclass
-class Job:
-    job_id: str
-    submission: Submission
-    row: int
-    state: str = "PENDING"
-    hidden: int = 0
-    thread: threading.Thread | None = None
-    go: threading.Event = field(default_factory=threading.Event)
-    rest: threading.Event = field(default_factory=threading.Event)
-    dies: bool = False
-
-    @property
-    def index(self) -> int:
-        return self.row - self.submission.offset
-
-
-@dataclass
-class World:
-    """A scheduler in memory, and the luck of one sequence."""
-
-    luck: random.Random
-    run: RunDir
-    trouble: float
-    jobs: list[Job] = field(default_factory=list)
-    running: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    current: Job | None = None
-
-    def happens(self, chance: float) -> bool:
-        return self.luck.random() < chance * self.trouble
-
-    # What the commands see.
-
-    def submit(self, submission: Submission) -> Reply:
-        if self.happens(0.10):
-            raise CrashError
-        if self.happens(0.05):
-            return Reply(Outcome.QUEUE_FULL, message="job submit limit")
-        if self.happens(0.10):
-            return Reply(Outcome.UNKNOWN, message="Socket timed out")
-        hidden = self.luck.randint(1, 3) if self.happens(0.2) else 0
-        job_id = self._accept(submission, hidden)
-        if self.happens(0.05):
-            self._accept(submission, hidden)
-        if self.happens(0.10):
-            raise CrashError
-        if self.happens(0.15):
-            return Reply(Outcome.UNKNOWN, message="Socket timed out")
-        return Reply(Outcome.ACCEPTED, job_id)
-
-    def _accept(self, submission: Submission, hidden: int) -> str:
-        job_id = str(len({job.job_id for job in self.jobs}) + 1)
-        self.jobs += [Job(job_id, submission, row, hidden=hidden) for row in submission.indices]
-        return job_id
-
-    def list(self) -> list[JobRecord]:
-        self.step()
-        if self.happens(0.08):
-            raise SchedulerError("Unable to contact slurm controller")
-        records = []
-        for job in self.jobs:
-            job.hidden -= 1
-            if job.hidden >= 0 or job.state == "FORGOTTEN":
-                continue
-            state = {
-                "PENDING": JobState.LIVE,
-                "RUNNING": JobState.LIVE,
-                "COMPLETED": JobState.GONE,
-            }
-            index = job.index if job.submission.is_array else None
-            records.append(
-                JobRecord(
-                    job.job_id,
-                    index,
-                    job.submission.token,
-                    state.get(job.state, JobState.FAILED),
-                    job.state,
-                )
-            )
-        return records
-
-    def cancel(self, ids: Sequence[str]) -> str:
-        for job in self.jobs:
-            if not {job.job_id, f"{job.job_id}_{job.index}"} & set(ids):
-                continue
-            if job.state == "PENDING":
-                job.state = "CANCELLED"
-            elif job.state == "RUNNING":
-                self._kill(job, "CANCELLED")
-        return ""
-
-    # What goes on meanwhile.
-
-    def step(self) -> None:
-        """Let some jobs begin, go on, end or die."""
-        for _ in range(self.luck.randint(0, 4)):
-            ready = [j for j in self.jobs if j.state == "RUNNING" or self._may_start(j)]
-            if not ready:
-                return
-            job = self.luck.choice(ready)
-            if job.state == "PENDING":
-                self._start(job)
-            elif self.happens(0.15):
-                self._kill(job, "PENDING" if self.luck.random() < 0.5 else "NODE_FAIL")
-            else:
-                self._resume(job)
-        for job in self.jobs:
-            if job.state not in ("PENDING", "RUNNING", "FORGOTTEN") and self.happens(0.1):
-                job.state = "FORGOTTEN"
-
-    def _may_start(self, job: Job) -> bool:
-        if job.state != "PENDING":
-            return False
-        for wait in job.submission.depends:
-            upstream = [j for j in self.jobs if j.job_id == wait.job_id]
-            if wait.elementwise:
-                upstream = [j for j in upstream if j.index == job.index]
-            states = {j.state for j in upstream}
-            if states & {"FAILED", "CANCELLED", "NODE_FAIL"}:
-                job.state = "CANCELLED"
-                return False
-            # What Slurm has forgotten counts as satisfied.
-            if states - {"COMPLETED", "FORGOTTEN"}:
-                return False
-        return True
-
-    def _start(self, job: Job) -> None:
-        """Run a job until its model is running, or to its end if it does not come so far."""
-        job.state, job.dies = "RUNNING", False
-        job.thread = threading.Thread(target=self._body, args=(job,), daemon=True)
-        self._resume(job)
-
-    def _resume(self, job: Job) -> None:
-        assert job.thread is not None
-        self.current = job
-        job.rest.clear()
-        if job.thread.ident is None:
-            job.thread.start()
-        else:
-            job.go.set()
-        assert job.rest.wait(30), "a job neither rests nor ends"
-        self.current = None
-
-    def _kill(self, job: Job, state: str) -> None:
-        job.dies = True
-        self._resume(job)
-        assert job.thread is not None
-        job.thread.join(30)
-        job.state = state
-
-    def _body(self, job: Job) -> None:
-        os.environ["CALLMIP_JOB_ID"] = f"{job.job_id}.{job.row}"
-        step = job.submission.script.parent.name
-        try:
-            code = task.run_task(self.run, step, job.row, job.submission.token)
-            job.state = "COMPLETED" if code == 0 else "FAILED"
-        except CrashError:
-            job.state = "NODE_FAIL"
-        finally:
-            job.rest.set()
-
-    # What the model is.
-
-    def model(self, environment: str, command: str, attempt: Path) -> None:
-        job = self.current
-        assert job is not None
-        ref = "/".join(attempt.parts[-3:-1])
-        if ref in self.running:
-            self.wrong.append(f"{ref} runs twice at the same time")
-        if (attempt.parent / "done.json").exists():
-            self.wrong.append(f"{ref} runs again after its result")
-        self.running.append(ref)
-        try:
-            job.go.clear()
-            job.rest.set()
-            assert job.go.wait(30), "a resting job was forgotten"
-            if job.dies:
-                raise CrashError
-            before = attempt / "restart_in" / "years.txt"
-            years = int(before.read_text()) if before.exists() else 0
-            (attempt / "restart_out" / "years.txt").write_text(str(years + 1))
-            if (attempt / "out").is_dir():
-                first = shlex.split(command)[2]
-                (attempt / "out" / f"mon_{first}.txt").write_text(str(years + 1))
-        finally:
-            self.running.remove(ref)
-        if self.happens(0.05):
-            raise task.TaskFailedError(task.Failure("model", "bad luck"))
-
-    def die_perhaps(self) -> None:
-        if self.happens(0.03):
-            raise CrashError
+@pytest.fixture(scope="module")
+def shop() -> Iterator[chaos.Workshop]:
+    with chaos.workshop() as here:
+        yield here
 
 
 @pytest.fixture
-def world(toy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], World]]:
-    """``world(seed)``: the toy's run directory in a world with the luck of that seed."""
+def world(shop: chaos.Workshop) -> Iterator[Callable[[str], chaos.World]]:
+    """``world(case)``: one to play through step by step."""
+    made: list[Any] = []
 
-    def make(seed: int) -> World:
-        luck = random.Random(seed)
-        new = World(luck, RunDir(toy.run_dir), trouble=1.0)
-        monkeypatch.setattr(Client, "submit", lambda self, submission: new.submit(submission))
-        monkeypatch.setattr(Client, "jobs", lambda self: new.list())
-        monkeypatch.setattr(Client, "cancel", lambda self, ids: new.cancel(ids))
-        monkeypatch.setattr(model_run, "_run_command", new.model)
-        real = files.write_atomic
+    def make(case: str) -> chaos.World:
+        here = chaos.World(shop, shop.case(case))
+        made.append(use(here.kernel))
+        made[-1].__enter__()
+        return here
 
-        def dying_write(path: Path, text: str, *, mode: int | None = None) -> None:
-            new.die_perhaps()
-            real(path, text, mode=mode)
-            new.die_perhaps()
-
-        def dying_json(path: Path, value: Any) -> None:
-            new.die_perhaps()
-            files.write_json(path, value)
-            new.die_perhaps()
-
-        def gives_signs_of_life(attempt: Attempt) -> bool:
-            """A dead attempt may look alive for a while, a living one never looks dead."""
-            alive = any(
-                job.state == "RUNNING" and f"{job.job_id}.{job.row}" == attempt.status["job_id"]
-                for job in new.jobs
-            )
-            return alive or new.happens(0.3)
-
-        monkeypatch.setattr(Attempt, "is_fresh", gives_signs_of_life)
-        for module in (task, rundir):
-            monkeypatch.setattr(module, "write_json", dying_json)
-        monkeypatch.setattr(submit, "write_json", dying_json)
-        monkeypatch.setattr(submit, "write_atomic", dying_write)
-        return new
-
-    monkeypatch.setattr(submit, "SETTLE_S", 0.02)
-    monkeypatch.setattr(submit, "_SETTLE_POLL_S", 0.002)
-    monkeypatch.setattr("callmip_global.workflow.observe.SETTLE_S", 0.0)
-    monkeypatch.setattr(task, "_UPSTREAM_WAIT_S", 0.0)
-    monkeypatch.setattr(task.signal, "signal", lambda *_: None)
     yield make
-    os.environ.pop("CALLMIP_JOB_ID", None)
+    for context in made:
+        context.__exit__(None, None, None)
 
 
-def one_command(world: World, toy: Any) -> None:
-    """Whatever a user may do next."""
-    try:
-        if world.luck.random() < 0.1 and (world.run.path / "plan.json").exists():
-            api.cancel(world.run.path, say=lambda _: None)
-        else:
-            toy.submit(retry_failed=world.luck.random() < 0.7)
-    except (CrashError, SchedulerError):
-        pass
-
-
-def results(run: RunDir) -> dict[str, list[str]]:
-    """States of all attempts of each run task that has any."""
-    return {
-        f"{folder.parent.name}/{folder.name}": [
-            a.state for a in run.attempts(f"{folder.parent.name}/{folder.name}")
-        ]
-        for folder in sorted((run.path / "steps").glob("*/*"))
-    }
-
-
-@pytest.mark.parametrize("seed", range(SEQUENCES))
-def test_whatever_goes_wrong_each_task_has_exactly_one_result(
-    world: Callable[[int], World], toy: Any, seed: int
+@pytest.mark.parametrize("case", SMALL)
+def test_a_crash_at_any_single_effect_loses_and_doubles_nothing(
+    shop: chaos.Workshop, case: str
 ) -> None:
-    here = world(seed)
-    for _ in range(here.luck.randint(3, 12)):
-        one_command(here, toy)
-        here.step()
-    # The trouble ends, and a user goes on submitting until it is done.
-    here.trouble = 0.0
-    for _ in range(60):
-        toy.submit(retry_failed=True)
-        for _ in range(4):
-            here.step()
-        if set(toy.states().values()) == {"done"}:
-            break
-    assert set(toy.states().values()) == {"done"}, toy.states()
+    """Each file written, renamed, linked or removed, each call of the scheduler, of submit, resume,
+    cancel and of the jobs: killed before it, which is after the one before."""
+    effects = chaos.run_actions(shop, case, chaos.REFERENCE).effects
+    assert effects > 200
+    wrong = {}
+    for number in range(1, effects + 1):
+        report = chaos.run_actions(shop, case, chaos.REFERENCE, crash_at=number)
+        assert report.interrupted == 1
+        if report.wrong:
+            wrong[number] = report.wrong
+    assert wrong == {}
+
+
+def test_a_line_of_the_journal_may_be_cut_short_at_any_byte(shop: chaos.Workshop) -> None:
+    """The line that says what the scheduler replied: whole, it is believed; torn, it is as if it
+    had not been written."""
+    report = chaos.run_actions(shop, "small slurm", chaos.REFERENCE, traced=True)
+    line = next(text for text in report.trace if 'append {"event": "submitted"' in text)
+    number = int(line.split()[2])
+    for cut in range(len(line.partition("append ")[2]) + 1):
+        torn = chaos.run_actions(
+            shop, "small slurm", chaos.REFERENCE, crash_at=number, cut=cut
+        )
+        assert torn.wrong == (), f"cut after {cut} bytes"
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_whatever_goes_wrong_each_task_has_exactly_one_result(
+    shop: chaos.Workshop, batch: int
+) -> None:
+    wrong = {}
+    for seed in range(batch, SEEDS, BATCHES):
+        report = chaos.run_seed(shop, seed)
+        if report.wrong:
+            wrong[seed] = (report.case, report.wrong)
+    assert wrong == {}, "show one: scripts/chaos --replay SEED"
+
+
+def test_a_seed_is_a_sequence(shop: chaos.Workshop) -> None:
+    first = chaos.run_seed(shop, 17, traced=True)
+    assert chaos.run_seed(shop, 17, traced=True) == first
+    again = chaos.run_actions(shop, first.case, first.actions, traced=True)
+    assert again.trace == first.trace
+
+
+def test_every_kind_of_plan_and_every_action_is_tried(shop: chaos.Workshop) -> None:
+    reports = [chaos.run_seed(shop, seed) for seed in range(len(chaos.CASES) * 3)]
+    assert {report.case for report in reports} == set(chaos.CASES)
+    assert {verb for r in reports for verb, _, _ in r.actions} == set(chaos.VERBS)
+
+
+# Written down: what sequences found.
+
+
+def advance_to(here: chaos.World, process: Any, words: str) -> None:
+    """Let a process go on until the effect it is about to do has these words."""
+    while process.alive and words not in process.next_effect:
+        here.kernel.advance(process, 1)
+    assert process.alive, f"it never comes to {words!r}"
+
+
+def test_a_pbs_job_that_waits_for_one_that_is_just_ending_is_not_held_for_ever(
+    world: Callable[[str], chaos.World],
+) -> None:
+    here = world("small pbs")
+    process = here.command("submit")
+    advance_to(here, process, "depend=afterok")
+    here.do(("start", 0, 0))
+    assert here.cluster.jobs[0].is_exiting
+    here.kernel.advance(process, ALL)
+    assert here.cluster.jobs[1].is_live
+    here.finish()
     assert here.wrong == []
-    for ref, attempts in results(here.run).items():
-        assert attempts.count("done") <= 1, (ref, attempts)
-    # Years add up over the chain: each segment began with the restart of the one before it.
-    for stage in ("Prior", "Posterior"):
-        marker = here.run.marker(f"run-historical-1963-2024/S3.{stage}")
-        assert marker is not None
-        last = here.run.task_dir(f"run-historical-1963-2024/S3.{stage}") / marker["attempt"]
-        assert (last / "restart_out" / "years.txt").read_text() == "4"
 
 
-def test_the_local_scheduler_is_what_the_chaos_stands_in_for(toy: Any) -> None:
-    """A guard: were the toy not on `local`, the patched client would stand in for nothing."""
-    run, plan = api.prepare(toy.experiment)
-    assert isinstance(api.client_of(run, plan).scheduler, Local)
+def test_an_element_that_waits_for_another_rows_failed_job_is_let_go(
+    world: Callable[[str], chaos.World],
+) -> None:
+    """One array waits for two jobs, and Slurm never starts any of it once one of them failed: also
+    not the element whose own upstream is done."""
+    here = world("slurm kept")
+    here.do(("submit", 0, 0))
+    here.do(("start", 0, 0))
+    here.do(("start", 0, 0))
+    # Both of the first step are done, and only their second segments are taken out of the queue.
+    for job in here.cluster.jobs[1:]:
+        for element in job.elements:
+            here.cluster.cancel(element)
+    here.do(("submit", 0, 0))
+    second, last = here.cluster.jobs[-2:]
+    assert (second.step, last.step) == ("run-spin-c02", "run-past")
+    here.do(("model", 0, 0))
+    here.do(("start", 0, 0))
+    here.finish()
+    assert here.wrong == []
+
+
+def test_a_submission_that_was_accepted_twice_keeps_one_job(
+    world: Callable[[str], chaos.World],
+) -> None:
+    """What waits must wait for the job that is there, not for the one that ended as a copy."""
+    here = world("small pbs")
+    here.cluster.arm("submit", "twice")
+    process = here.command("submit")
+    advance_to(here, process, "depend=afterok")
+    here.kernel.kill(process)
+    first, copy = here.cluster.jobs
+    assert first.token == copy.token
+    here.cluster.cancel(first.elements[0])
+    here.do(("submit", 0, 0))
+    assert [j.step for j in here.cluster.jobs if j.is_live] == ["run-spin", "run-past"]
+    here.finish()
+    assert here.wrong == []
+    assert [j.elements[0].starts for j in here.cluster.jobs if j.token == first.token] == [0, 1]
+
+
+# The simulator sees what it is there for: with a guarantee taken out, sequences fail.
+
+
+TWICE = (("fault", 0, 6), ("submit", 0, 0), ("start", 0, 19), ("start", 0, 0))
+"""A submission is accepted twice, and both of its jobs are started."""
+
+
+def careless_claim(real: Callable[..., Any]) -> Callable[..., Any]:
+    def claim(run: RunDir, plan: Any, ref: str, key: str, lease: Any) -> Any:
+        for attempt in run.attempts(ref):
+            lease.replaces = (*lease.replaces, str(attempt.status["token"]))
+        return real(run, plan, ref, key, lease)
+
+    return claim
+
+
+def forgetful_reconcile(self: submit.Submitter) -> None:
+    for intent in self.run.journal.intents().values():
+        if intent.is_open:
+            self.run.journal.append("lost", token=intent.token)
+
+
+def unread_markers(run: RunDir, ref: str, key: str) -> bool:
+    return False
+
+
+def hopeful_queue(self: observe.Queue, *_: Any) -> bool:
+    return False
+
+
+def in_place(path: Path, value: Any) -> None:
+    import json
+
+    path.write_text(json.dumps(value) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "broken"),
+    [
+        (task, "claim", careless_claim(task.claim)),
+        (submit.Submitter, "_reconcile", forgetful_reconcile),
+        (RunDir, "is_done", unread_markers),
+        (observe.Queue, "waits_in_vain", hopeful_queue),
+        (task, "write_json", in_place),
+    ],
+    ids=[
+        "a job that claims whatever lives",
+        "replies never looked for",
+        "markers not read by jobs",
+        "jobs that wait for ever",
+        "files written in place",
+    ],
+)
+def test_the_simulator_sees_a_guarantee_that_is_taken_out(
+    shop: chaos.Workshop, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, broken: Any
+) -> None:
+    monkeypatch.setattr(where, name, broken)
+    twice = chaos.run_actions(shop, "small slurm", TWICE)
+    assert twice.wrong or any(chaos.run_seed(shop, seed).wrong for seed in range(200))
+
+
+def test_the_script_counts_what_it_tried_and_says_what_was_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = chaos_report.Total(1, 90, 3, 5, [(7, "local", ("not all is done after 25 rounds: x",))])
+    good = chaos_report.Total(2, 100, 4, 6)
+    good.add(bad)
+    monkeypatch.setattr(chaos_report, "run_many", lambda *_: good)
+    assert chaos_report.main(["3"]) == 1
+    told = capsys.readouterr().out
+    assert "3 sequences, 190 effects, 7 of them interrupted, 11 jobs started: 1 lost" in told
+    assert "0 doubled, 0 wrong status" in told
+    assert "--replay 7" in told
