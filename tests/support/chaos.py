@@ -712,8 +712,8 @@ class World:
         """No task is in the queue under two submissions: what was asked for is looked for first."""
         tokens: dict[str, set[str]] = {}
         for element in self.cluster.elements():
-            # A packed job goes on for its other tasks.
-            is_over = element.state == "RUNNING" and element.packed
+            # A packed job goes on, or starts again, for its other tasks.
+            is_over = element.packed and element.starts > 0
             if element.state in ("PENDING", "RUNNING") and not is_over:
                 for ref, _ in element.tasks:
                     tokens.setdefault(ref, set()).add(element.job.token)
