@@ -37,6 +37,9 @@ def core_hours(step: Step) -> float:
     resources = step.resources
     cores = resources["tasks"] * resources["cpus"]
     jobs = -(-len(step.tasks) // resources["pack"])
+    if resources["workers"] > 1:
+        # The job itself, and as many further jobs.
+        jobs *= 1 + resources["workers"]
     return float(jobs * cores * resources["walltime_s"] / 3600)
 
 

@@ -62,6 +62,7 @@ def validate_experiment(loaded: LoadedExperiment) -> list[Problem]:
         _files,
         _inputs,
         _site,
+        _workers,
         _retries,
         _output,
         _variables,
@@ -727,6 +728,16 @@ def _limits(loaded: LoadedExperiment, kind: StepKind) -> Iterator[Problem]:
 
 def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 1024**3:g}GB"
+
+
+def _workers(loaded: LoadedExperiment) -> Iterator[Problem]:
+    """Only what runs in this package can spread over further jobs."""
+    for kind in step_kinds(loaded):
+        workers = loaded.resources(kind).workers
+        if workers > 1 and kind not in ("harmonize", "regrid", "benchmark"):
+            key: KeyPath = ("resources", kind, "workers")
+            wanted = "1: only harmonize, regrid and benchmark have workers"
+            yield _problem(loaded, key, str(workers), wanted)
 
 
 def _retries(loaded: LoadedExperiment) -> Iterator[Problem]:

@@ -170,6 +170,15 @@ EDITS: dict[str, tuple[tuple[str, str], str]] = {
         ("tasks: 4", "tasks: 4, queue: norml"),
         "23: resources.run.queue: found 'norml', wanted one of: normal. site.yaml lists them.",
     ),
+    "workers-of-a-model-run": (
+        ("tasks: 4", "tasks: 4, workers: 3"),
+        "23: resources.run.workers: found 3, wanted 1: only harmonize, regrid and"
+        " benchmark have workers",
+    ),
+    "pieces-for-another-failure": (
+        ("years: 20}", "years: 20}\nretry: {node: {times: 1, segment_years: 5}}"),
+        "25: retry.node.segment_years: found 5, wanted it under retry.walltime alone",
+    ),
     "monthly-output-missing": (
         ('mon: "out/', 'yr: "out/'),
         '24: output.frequencies: found mon, wanted mon: "..." in run.outputs',
@@ -202,6 +211,15 @@ def test_one_mistake_is_one_line_of_validate(group, problems: Problems, case: st
     assert problem.startswith(f"experiment.yaml:{line}")
     if not line.endswith((",", "models/")):
         assert problem == f"experiment.yaml:{line}"
+
+
+def test_output_named_by_its_segment_is_refused_where_segments_may_be_cut(group, problems) -> None:
+    group.edit(
+        ("{variable}_{year}.nc", "{variable}_{first_year}.nc"),
+        ("years: 20}", "years: 20}\nretry: {walltime: {times: 1, segment_years: 5}}"),
+    )
+    (problem,) = problems()
+    assert problem.startswith("experiment.yaml:25: retry.walltime.segment_years: found run.outputs")
 
 
 def test_the_missing_file_of_one_member_is_named(group, problems: Problems) -> None:
