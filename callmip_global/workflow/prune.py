@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from callmip_global.config.plan import Plan, Step, Task
 from callmip_global.files import (
     file_hash,
     fsync_folder,
-    inside,
     read_json,
     refuse_links,
     remove_below,
@@ -41,6 +40,8 @@ KINDS = {
 
 RECORD = "pruned.json"
 _KEPT_OF_ATTEMPTS = ("status.json", "stdout", "stderr")
+_LONGEST_CHAIN = 40
+"""Links that lead to links: the kernel follows no more."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,12 @@ class _Selection:
 
     def _of_task(self, ref: str) -> Iterator[Item]:
         marker = self.done[ref]
-        folder, name = self.run.task_dir(ref), marker["attempt"]
+        folder, name = self.run.task_dir(ref), str(marker["attempt"])
         published = folder / name
         if self.kind(ref) == "run" and not published.is_symlink():
             yield from self._of_segment(ref, marker, published)
+        if name == "attempt-01":
+            return
         for attempt in self.run.attempts(ref):
             if not attempt.path.is_symlink() and _is_superseded(attempt, name):
                 for path, status in walk_files(attempt.path):
@@ -211,31 +214,26 @@ class _Selection:
 
     def _of_segment(self, ref: str, marker: Mapping[str, Any], published: Path) -> Iterator[Item]:
         restarts, outputs = marker.get("restarts", {}), marker.get("outputs", {})
-        merged = self.outputs and self._is_merged(ref)
-        stays = set() if merged else set(outputs)
-        if ref in self.kept_restarts:
-            stays |= {f"restart_out/{name}" for name in restarts}
-        stays |= _targets(published, stays)
-        going: dict[str, tuple[str, str | None]] = {}
-        if ref not in self.kept_restarts:
-            for path, _ in walk_files(published / "restart_out"):
-                known = restarts.get(path, {}).get("sha256")
-                going[f"restart_out/{path}"] = ("restart_out", known)
-        for path, _ in walk_files(published / "restart_in"):
-            going[f"restart_in/{path}"] = ("restart_in", None)
+        kept, merged = ref in self.kept_restarts, self.outputs and self._is_merged(ref)
+        going: dict[str, tuple[str, str | None, int]] = {}
+        for folder in ("restart_in",) if kept else ("restart_out", "restart_in"):
+            if (published / folder).is_symlink():
+                continue
+            for path, status in walk_files(published / folder):
+                known = restarts.get(path, {}).get("sha256") if folder == "restart_out" else None
+                going[f"{folder}/{path}"] = (folder, known, status.st_size)
         if merged:
-            for path in sorted(set(outputs) | _targets(published, set(outputs))):
+            for path in sorted(_with_targets(published, outputs)):
                 known = outputs.get(path, {}).get("sha256")
-                going.setdefault(path, ("outputs", known))
-        for path, (kind, known) in going.items():
-            if path in stays:
-                continue
-            # What is reached through a linked folder is listed where it is, if it is ours at all.
-            parent = (published / path).parent
-            if os.path.realpath(parent) != str(parent):
-                continue
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                size = os.lstat(published / path).st_size
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    size = os.lstat(published / path).st_size
+                    going.setdefault(path, ("outputs", known, size))
+        if not going:
+            return
+        stays = {f"restart_out/{name}" for name in restarts} if kept else set()
+        stays = _with_targets(published, stays if merged else stays.union(outputs))
+        for path, (kind, known, size) in going.items():
+            if path not in stays:
                 yield Item(ref, kind, f"{published.name}/{path}", size, known)
 
     def _is_merged(self, ref: str) -> bool:
@@ -251,11 +249,20 @@ def _is_superseded(attempt: Attempt, published: str) -> bool:
     return attempt.number < number and attempt.state in ("failed", "left", PRUNED)
 
 
-def _targets(folder: Path, names: set[str]) -> set[str]:
-    """Paths in ``folder`` of what the links among ``names`` lead to."""
-    root = os.path.realpath(folder)
-    real = {os.path.realpath(folder / name) for name in names}
-    return {os.path.relpath(path, root) for path in real if inside(folder, Path(path))}
+def _with_targets(folder: Path, names: Iterable[str]) -> set[str]:
+    """Paths in ``folder`` of these files, and of all that they lead to where they are links."""
+    found = set()
+    for name in names:
+        path = folder / name
+        for _ in range(_LONGEST_CHAIN):
+            path = Path(os.path.realpath(path.parent)) / path.name
+            if not path.is_relative_to(folder):
+                break
+            found.add(str(path.relative_to(folder)))
+            if not path.is_symlink():
+                break
+            path = path.parent / path.readlink()
+    return found
 
 
 def _remove(run: RunDir, items: list[Item]) -> None:

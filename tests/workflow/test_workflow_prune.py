@@ -235,6 +235,19 @@ def test_what_a_delivered_link_leads_to_stays(chain: Any) -> None:
         assert [p.name for p in (attempt / "restart_out").iterdir()] == ["x"]
 
 
+def test_links_that_lead_to_links_stay_all_along(chain: Any) -> None:
+    chain.parameters(
+        "Prior",
+        "finish() { mkdir -p work; mv restart_out/years.txt work/c; ln -s ../work/c restart_in/b;"
+        " ln -s ../restart_in/b restart_out/years.txt; }\nmkdir -p restart_in\ntrap finish EXIT\n",
+    )
+    run = perform(chain, SEGMENTS)
+    prune(run.path, keep=1, delete=True)
+    last = run.task_dir(f"{SEGMENTS[-1]}/S3.Prior") / "attempt-01"
+    assert (last / "restart_out/years.txt").read_text() == "27\n"
+    assert [p.name for p in (last / "restart_in").iterdir()] == ["b"]
+
+
 # Interruptions and other commands.
 
 
