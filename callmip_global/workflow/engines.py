@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from callmip_global.config.plan import Plan, Step, Task
-from callmip_global.files import fsync_folder, read_json
+from callmip_global.files import fsync_folder, read_json, refuse_links
 from callmip_global.workflow.failures import Failure, TaskFailedError
 from callmip_global.workflow.model_run import Markers, output_files
 from callmip_global.workflow.rundir import RunDir
@@ -41,6 +41,7 @@ def run_engine(
         "report": _report,
         "export": _export,
     }[step.kind]
+    refuse_links(run.path, ("benchmark", "export", "stores"))
     with _workers(run, plan, step, attempt) as spread:
         return work(run, plan, task, attempt, upstream, **spread)
 

@@ -97,8 +97,7 @@ def _run_pieces(
     key, so that no other plan takes it for its own.
     """
     first, last = step.recipe["first_year"], step.recipe["last_year"]
-    kept = attempt.parent / "pieces"
-    kept.mkdir(exist_ok=True)
+    kept = checked_target(attempt.parent, "pieces/piece.json").parent
     outputs: dict[str, Any] = {}
     restarts: dict[str, Any] = {}
     before: Path | None = None

@@ -34,6 +34,7 @@ KINDS = {
     "restart_out": "restart files of superseded segments",
     "restart_in": "copies of restart files in finished attempts",
     "attempt": "failed attempts before the one that succeeded (logs are kept)",
+    "pieces": "pieces of segments that are done",
     "outputs": "tiles' outputs that are merged",
 }
 """What is removed, in the order of the table."""
@@ -204,6 +205,9 @@ class _Selection:
         published = folder / name
         if self.kind(ref) == "run" and not published.is_symlink():
             yield from self._of_segment(ref, marker, published)
+        if not (folder / "pieces").is_symlink():
+            for path, status in walk_files(folder / "pieces"):
+                yield Item(ref, "pieces", f"pieces/{path}", status.st_size)
         if name == "attempt-01":
             return
         for attempt in self.run.attempts(ref):

@@ -181,6 +181,16 @@ def test_an_attempt_that_may_still_live_is_left_alone(chain: Any) -> None:
     assert (folder / "attempt-01/big").exists()
 
 
+def test_pieces_left_by_a_kill_go_once_the_segment_is_done(chain: Any) -> None:
+    for n, wanted in ((0, True), (1, False)):
+        run = perform(chain, SEGMENTS[:n])
+        piece = run.task_dir(f"{SEGMENTS[0]}/S3.Prior") / "pieces/1-2/restart_out/years.txt"
+        piece.parent.mkdir(parents=True, exist_ok=True)
+        piece.write_text("9")
+        prune(run.path, delete=True)
+        assert piece.exists() is wanted
+
+
 # Links.
 
 

@@ -34,6 +34,8 @@ from callmip_global.jobs.render import render_script
 from callmip_global.jobs.scheduler import JobSpec, Submission
 from callmip_global.jobs.slurm import Slurm
 from callmip_global.workflow import api
+from callmip_global.workflow.engines import run_engine
+from callmip_global.workflow.model_run import run_segment
 from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.task import run_task
 
@@ -480,6 +482,25 @@ def test_a_job_does_not_follow_a_link_that_was_planted_after_submit(linking_toy:
     (run.path / "steps" / STEP / "S3.Prior").symlink_to(linking_toy.outside)
     with pytest.raises(DataError, match="a link that leads to"):
         run_task(run, STEP, 1, "t")
+
+
+@pytest.mark.parametrize("name", ["stores", "export", "benchmark"])
+def test_an_engine_does_not_write_through_a_link(linking_toy: Any, name: str) -> None:
+    run, plan = api.prepare(linking_toy.experiment)
+    (run.path / name).symlink_to(linking_toy.outside)
+    step = plan.step("harmonize")
+    with pytest.raises(UsageError, match="a link that leads to"):
+        run_engine(run, plan, step, step.tasks[0], run.path, {})
+
+
+def test_pieces_of_a_segment_are_not_kept_through_a_link(linking_toy: Any) -> None:
+    run, plan = api.prepare(linking_toy.experiment)
+    attempt = run.task_dir(f"{STEP}/S3.Prior") / "attempt-01"
+    attempt.mkdir(parents=True)
+    (attempt.parent / "pieces").symlink_to(linking_toy.outside)
+    step = plan.step(STEP)
+    with pytest.raises(DataError, match="a link that leads to"):
+        run_segment(plan, step, step.tasks[0], attempt, {}, piece_years=5)
 
 
 def test_a_run_directory_that_is_itself_reached_through_a_link_is_fine(
