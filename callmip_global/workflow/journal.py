@@ -60,6 +60,8 @@ class Intent:
     time: str
     job_id: str | None = None
     outcome: str = "intent"
+    told: str = ""
+    """When the outcome was written."""
     message: str = ""
     repaired: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -69,8 +71,8 @@ class Intent:
         return self.outcome == "intent"
 
     def age_s(self) -> float:
-        """Seconds since the intent was written."""
-        return age_s(self.time)
+        """Seconds since the last that is known of it."""
+        return age_s(self.told or self.time)
 
     @cached_property
     def units(self) -> tuple[int, ...]:
@@ -166,6 +168,7 @@ class Journal:
                 found[token].repaired.update(dict.fromkeys(expand_ranges(event["rows"]), waits))
             else:
                 found[token].outcome = event["event"]
+                found[token].told = event["time"]
                 found[token].job_id = event.get("job_id", found[token].job_id)
                 found[token].message = event.get("message", "")
         return found

@@ -298,6 +298,8 @@ class World:
         self.publications: dict[tuple[str, str], int] = {}
         """After how many effects a result was published."""
         self.disk_was_full = False
+        self.finds_lock = False
+        """Whether a command has just said that another one holds the lock."""
         api.plan_experiment = lambda *_, **__: (self.plan, self.case.text)
 
     @property
@@ -346,7 +348,7 @@ class World:
     def _refused(self, verb: str, error: UsageError) -> int:
         text = str(error)
         if "locked by" in text:
-            self._remove_dead_lock()
+            self.finds_lock = True
         elif "no plan.json" not in text:
             self.complain(f"{verb} refuses: {text}")
         return 2
@@ -361,6 +363,9 @@ class World:
 
     def _command_ended(self, process: Process) -> None:
         self.users.remove(process)
+        if self.finds_lock:
+            self.finds_lock = False
+            self._remove_dead_lock()
         error = process.error
         full = isinstance(error, OSError) and error.errno == 28
         if error is not None and not full:
