@@ -36,6 +36,8 @@ from callmip_global.jobs.slurm import Slurm
 from callmip_global.workflow import api
 from callmip_global.workflow.engines import run_engine
 from callmip_global.workflow.model_run import run_segment
+from callmip_global.workflow.provenance import check_results
+from callmip_global.workflow.prune import prune
 from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.task import run_task
 
@@ -282,6 +284,60 @@ def test_a_hostile_experiment_runs_through_the_local_scheduler(
     (hostile_toy.folder / HOSTILE_NAMES[0]).write_text(":\n")
     hostile_toy.submit()
     assert set(hostile_toy.wait().values()) == {"done"}
+    assert not list(tmp_path.rglob("pwned"))
+
+
+FILE_NAMES = [
+    "$(touch pwned) `touch pwned`.txt",
+    "'; touch pwned; '\".txt",
+    "-rf",
+    "--help",
+    "a;b&c|d<e>f#g.txt",
+    f"{nfd('é')}é\u202eodaem.txt",
+    "sp ace/sub dir/-n.txt",
+    "back\\slash%j~!.txt",
+    "$HOME",
+    "x" * 240,
+]
+
+
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_restart_output_and_rendered_files_of_any_name_go_through_a_chain(
+    toy: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (toy.folder / "model.py").write_text(
+        "import pathlib, sys\n"
+        f"name = {name!r}\n"
+        "before = pathlib.Path('restart_in', name)\n"
+        "n = int(before.read_text()) if before.exists() else 0\n"
+        "assert pathlib.Path('nml', name).read_text() == sys.argv[1]\n"
+        "for folder in ('restart_out', 'out'):\n"
+        "    path = pathlib.Path(folder, name)\n"
+        "    path.parent.mkdir(parents=True, exist_ok=True)\n"
+        "    path.write_text(str(n + 1))\n"
+    )
+    (toy.folder / "year.j2").write_text("{{ first_year }}")
+    toy.tree["stages"] = {"Prior": {"parameters": "prior.sh"}}
+    toy.tree["run"] |= {
+        "executables": {"model": "model.py"},
+        "command": "{python} {executables.model} {first_year}",
+        "restart": [name],
+        "outputs": {"mon": f"out/{name}"},
+        "files": {f"nml/{name}": "year.j2"},
+        "phases": [{**toy.tree["run"]["phases"][1], "years": [2005, 2024], "segment_years": 10}],
+    }
+    toy.write()
+    for step in ("run-historical-2005-2014", "run-historical-2015-2024"):
+        run = perform(toy, step)
+    marker = run.marker("run-historical-2015-2024/S3.Prior")
+    assert marker is not None, run.attempts(f"{step}/S3.Prior")[-1].status
+    assert set(marker["restarts"]) == {name}
+    assert set(marker["outputs"]) == {f"out/{name}"}
+    assert (attempt_of(run, f"{step}/S3.Prior") / "restart_out" / name).read_text() == "2"
+    prune(run.path, keep=1, delete=True)
+    assert not list(run.path.glob("steps/run-historical-2005*/*/*/restart_out/*"))
+    assert check_results(run.path) == []
     assert not list(tmp_path.rglob("pwned"))
 
 
