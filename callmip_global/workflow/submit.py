@@ -283,16 +283,19 @@ class Submitter:
     def _reconcile(self) -> None:
         """Find out what became of every token whose reply was lost."""
         open_intents = [i for i in self.run.journal.intents().values() if i.is_open]
-        deadline = time.monotonic() + SETTLE_S
+        looked = time.monotonic()
+        deadline = looked + SETTLE_S
         while open_intents:
             open_intents = [i for i in open_intents if not self._adopt(i)]
             if not open_intents:
                 break
-            if time.monotonic() > deadline:
+            # By when we looked last, not by now: this process may have been stopped in between.
+            if looked > deadline:
                 for intent in open_intents:
                     self.run.journal.append("lost", token=intent.token)
                 break
             time.sleep(_SETTLE_POLL_S)
+            looked = time.monotonic()
             self.queue = Queue(self.client.jobs())
 
     def _part_twins(self) -> None:
@@ -341,6 +344,8 @@ class Submitter:
                 continue
             step = steps.get(intent.step)
             unfit_units: set[int] = set()
+            outdated_rows: list[int] = []
+            busy_units: set[int] = set()
             for row, old in zip(intent.rows, leases.tasks(intent), strict=True):
                 if not self.queue.is_live(intent, row):
                     continue
@@ -353,10 +358,20 @@ class Submitter:
                     or lease.intent.token != intent.token
                 )
                 stuck = not outdated and self._is_stuck(f"{intent.step}/{old.id}", states)
-                if outdated or intent.outcome == "cancelled":
+                unit = unit_of(row, intent.pack)
+                if intent.outcome == "cancelled":
                     doomed.append((intent, row))
+                elif outdated:
+                    outdated_rows.append(row)
                 elif stuck and not self._can_repair(intent, row):
-                    unfit_units.add(unit_of(row, intent.pack))
+                    unfit_units.add(unit)
+                elif states[f"{intent.step}/{old.id}"].state in ALIVE:
+                    busy_units.add(unit)
+            # Nobody is cancelled for what shares a job with him: a task of a pack that failed and
+            # was submitted again, say. What is outdated leaves by itself.
+            doomed += [
+                (intent, r) for r in outdated_rows if unit_of(r, intent.pack) not in busy_units
+            ]
             # What shares a job with a stuck task waits with it, so it goes with it.
             doomed += [(intent, r) for r in intent.rows if unit_of(r, intent.pack) in unfit_units]
         for intent in {i.token: i for i, _ in doomed}.values():
@@ -429,28 +444,37 @@ class Submitter:
 
     def _repair(self, step: Step, states: dict[str, TaskState]) -> None:
         """Let pending jobs of a step wait for what was submitted anew, in place of what failed."""
-        stuck = [
-            state
-            for state in (states[f"{step.name}/{task.id}"] for task in step.tasks)
-            if self._is_stuck(state.ref, states)
-            and all(states[u].state in ("done", *ALIVE) for u in state.task.upstream)
-        ]
         groups: dict[tuple[str, tuple[Dependency, ...]], list[TaskState]] = {}
-        for state in stuck:
-            assert state.intent is not None
-            waits = self._depends([state.task], states, elementwise=False)
-            groups.setdefault((state.intent.token, waits), []).append(state)
+        for token, members in self._pending_units(step, states):
+            upstream = [u for state in members for u in state.task.upstream]
+            if not any(self._is_stuck(state.ref, states) for state in members):
+                continue
+            if any(states[u].state not in ("done", *ALIVE) for u in upstream):
+                continue
+            rows = [state.task.index for state in members]
+            index = members[0].lease.array_index if members[0].lease else None
+            match = self._match(self._unit_waits(step, rows, states))
+            waits = self._depends(
+                [state.task for state in members],
+                states,
+                elementwise=index is not None and index == match,
+                alone=True,
+            )
+            groups.setdefault((token, waits), []).extend(members)
         for (token, waits), members in groups.items():
             if not self._confirm(step, [u for s in members for u in s.task.upstream], states):
                 continue
             intent = members[0].intent
             assert intent is not None
-            rows = [s.lease.row for s in members if s.lease]
+            rows = sorted(s.lease.row for s in members if s.lease)
             ids = list(dict.fromkeys(self._element(intent, row) for row in rows))
-            command = self.client.scheduler.repair_command(ids, waits)
-            complaint = "" if command is None else self.client.change(command)
-            if complaint:
-                self.say(f"{step.name}: {complaint}")
+            complaints = []
+            for first in range(0, len(ids), _MOST_REPAIRED):
+                part = ids[first : first + _MOST_REPAIRED]
+                command = self.client.scheduler.repair_command(part, waits)
+                complaints.append("" if command is None else self.client.change(command))
+            if any(complaints):
+                self.say(f"{step.name}: {' '.join(complaints).strip()}")
                 continue
             depends = [_base(wait.job_id) for wait in waits]
             self.run.journal.append("repaired", token=token, rows=rows, depends=depends)
@@ -462,6 +486,20 @@ class Submitter:
                 states[state.ref] = replace(state, state="queued", lease=lease, detail="")
             ids_text = ", ".join(dict.fromkeys(depends)) or "nothing"
             self.say(f"{step.name}: {_plural(len(rows), 'pending task')} now for {ids_text}")
+
+    def _pending_units(
+        self, step: Step, states: Mapping[str, TaskState]
+    ) -> Iterator[tuple[str, list[TaskState]]]:
+        """Token and tasks of each job, or element, of a step that has not begun."""
+        units: dict[tuple[str, int], list[TaskState]] = {}
+        for task in step.tasks:
+            state = states[f"{step.name}/{task.id}"]
+            if state.state in ("queued", "held") and state.lease is not None:
+                intent = state.lease.intent
+                unit = unit_of(state.lease.row, intent.pack)
+                units.setdefault((intent.token, unit), []).append(state)
+        for (token, _), members in units.items():
+            yield token, members
 
     def _submit_step(self, step: Step, states: dict[str, TaskState], retry_failed: bool) -> bool:
         """Submit what is to be submitted of one step; False when no more may be queued now."""
@@ -620,7 +658,7 @@ class Submitter:
             token=token,
             indices=units,
             offset=group.offset,
-            depends=self._depends(tasks, states, elementwise=elementwise),
+            depends=self._depends(tasks, states, elementwise=elementwise, alone=len(units) == 1),
             resources=self._resource_arguments(step, group.level),
         )
 
@@ -720,9 +758,14 @@ class Submitter:
         return True
 
     def _depends(
-        self, tasks: Sequence[Task], states: Mapping[str, TaskState], *, elementwise: bool
+        self,
+        tasks: Sequence[Task],
+        states: Mapping[str, TaskState],
+        *,
+        elementwise: bool,
+        alone: bool,
     ) -> tuple[Dependency, ...]:
-        """Jobs to wait for.
+        """Jobs to wait for; ``alone``: for a single job or element.
 
         Of an array that has failed elements no more than the elements themselves can be waited
         for, and few elements are named in any case: what else is in that job does not matter.
@@ -735,7 +778,7 @@ class Submitter:
                 by_job.setdefault(str(lease.intent.job_id), []).append(lease)
         found: list[str] = []
         for job_id, leases in by_job.items():
-            few = len(tasks) == 1 and len(leases) <= _MOST_ELEMENTS
+            few = alone and len(leases) <= _MOST_ELEMENTS
             exact = self.client.scheduler.facts.element_ids and not elementwise
             if exact and (few or not self._is_clean(leases[0].intent, states)):
                 found += dict.fromkeys(self._element(ls.intent, ls.row) for ls in leases)
@@ -756,6 +799,9 @@ class Submitter:
 
 _MOST_ELEMENTS = 50
 """So many elements are named in a dependency; beyond that it is the whole array."""
+
+_MOST_REPAIRED = 500
+"""So many elements are named in one command that repairs: an argument has a greatest length."""
 
 
 def _base(job_id: str) -> str:
