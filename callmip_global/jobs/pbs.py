@@ -30,7 +30,8 @@ _ANY_ID = re.compile(r"(\d+)(?:\[(\d*)\])?(\.\S+)?")
 # to its dependents already. What it is will show in a moment; until then it is unknown.
 _LIVE = set("QRHWTSUBM")
 # qselect first: it filters by user on the server, and with no job at all `qstat -f` without
-# operands would list everybody's. set -f: 12[3] is no pattern of file names. No -x: history is off at many sites, and markers carry the truth.
+# operands would list everybody's. No -x: history is off at many sites, and markers carry the truth.
+# set -f: 12[3] is no pattern of file names.
 _LIST = (
     'ids=$(qselect -u "$(id -un)") || exit $?; [ -z "$ids" ] && exit 0;'
     " set -f; exec qstat -f -w -t $ids"
