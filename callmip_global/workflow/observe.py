@@ -265,7 +265,10 @@ class Observer:
             return replace(base, state=state, detail=record.detail)
         if record is not None and record.state is JobState.UNKNOWN:
             return replace(base, state="unknown", detail=record.detail)
-        if record is None and mine is None and intent.age_s() < SETTLE_S:
+        # An element that is missing where others of its array are listed was cancelled: Slurm
+        # forgets at once what was still pending.
+        unlisted = queue.job_id(intent.token) is None
+        if unlisted and mine is None and intent.age_s() < SETTLE_S:
             return replace(base, state="queued", detail="not in the scheduler's list yet")
         if self.run.is_done(base.ref, base.task.key):  # it finished between the two looks
             return replace(base, state="done")
