@@ -61,6 +61,7 @@ class Strictly(BaseModel):
 
 # Names are joined to those of steps and tasks, which are names of folders: 255 bytes at most.
 _LONGEST_NAME = 64
+_LONGEST_FILE_NAME = 255
 # What is in the working folder of a task beside the files of the group.
 _OWN_FILES = ("command.sh", "status.json", "stderr", "stdout")
 
@@ -160,7 +161,9 @@ def _relative(value: str) -> str:
         raise ValueError("a path without line breaks, ./, // and / at its end")
     if value in _OWN_FILES:
         raise ValueError(f"another name: callmip-global writes {value} there itself")
-    return _clean(value)
+    if any(len(part) > _LONGEST_FILE_NAME for part in _clean(value).encode().split(b"/")):
+        raise ValueError(f"file names of at most {_LONGEST_FILE_NAME} bytes")
+    return value
 
 
 def _option(value: Any) -> Any:

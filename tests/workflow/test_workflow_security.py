@@ -354,6 +354,7 @@ def test_a_run_directory_with_a_line_break_is_refused_in_one_line(toy: Any, tmp_
         (("run", "restart"), ["./years.txt"], "without line breaks, ./"),
         (("run", "restart"), ["a\nb"], "without line breaks"),
         (("run", "restart"), ["a\0b"], "without control characters"),
+        (("run", "restart"), ["é" * 128], "at most 255 bytes"),
         (("run", "restart"), ["../../journal.jsonl"], "inside the working folder"),
         (("run", "outputs"), {"mon": "out/"}, "/ at its end"),
         (("run", "outputs"), {"mon": "status.json"}, "another name"),
