@@ -817,6 +817,8 @@ class Truth:
             failing.append("CANCELLED")
         if any(e.state in failing and e.starts for e in listed):
             found.add("failed")
+        if any(e.state != "COMPLETED" and e.starts and e.log.exists() for e in elements):
+            found.add("failed")
         return found | {"waiting", "blocked"}
 
     def _elements(self, ref: str, token: str) -> list[Element]:
@@ -872,12 +874,17 @@ def _journal(run_dir: Path) -> dict[str, dict[str, Any]]:
             rows = tables[step][event["table"]]
             numbers = _numbers(event["rows"])
             refs = {f"{step}/{rows[n][0]}": rows[n][1] for n in numbers}
-            at = datetime.fromisoformat(event["time"]).timestamp() - EPOCH
+            at = _seconds(event["time"])
             more = {"refs": refs, "outcome": "intent", "at": at, "numbers": numbers}
             found[event["token"]] = {**event, **more}
         elif event["token"] in found and event["event"] != "repaired":
             found[event["token"]]["outcome"] = event["event"]
+            found[event["token"]]["at"] = _seconds(event["time"])
     return found
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp() - EPOCH
 
 
 @functools.cache

@@ -99,6 +99,14 @@ class Element:
         return self.job.id if self.index is None else f"{self.job.id}_{self.index}"
 
     @property
+    def log(self) -> Path:
+        """What the job prints, where the scheduler puts it."""
+        name, suffix = self.name, ".out"
+        if self.job.id.endswith(".pbs1"):
+            name, suffix = self.job.id.replace("[]", f"[{self.index}]"), ".OU"
+        return self.job.run_dir / "jobs" / self.job.step / "log" / f"{name}{suffix}"
+
+    @property
     def is_live(self) -> bool:
         return self.state not in (*ENDED, "EXITING")
 
@@ -164,7 +172,9 @@ class Cluster:
         self.reuse: str | None = None
         """Id of a forgotten job that the next one gets."""
         self._last_id = 0
-        kernel.call = self.call
+        self._element_of: dict[int, Element] = {}
+        """By the number of the process that runs it."""
+        kernel.call, kernel.said = self.call, self._said
 
     # What users and jobs ask for.
 
@@ -543,6 +553,7 @@ class Cluster:
         )
         process.on_end = lambda p: self._process_ended(element, p)
         element.process = process
+        self._element_of[process.pid] = element
 
     def _process_ended(self, element: Element, process: Process) -> None:
         if element.process is not process:
@@ -586,6 +597,7 @@ class Cluster:
         process = element.process
         assert process is not None
         element.state, element.ending = "COMPLETING", ending
+        self._last_words(element, ending)
         process.signals.append(signal.SIGTERM)
 
         def kill() -> None:
@@ -613,6 +625,24 @@ class Cluster:
         elif element.state == "RUNNING":
             self._terminate(element, "CANCELLED")
 
+    def _said(self, process: Process, text: str) -> None:
+        job = process.parent or process
+        element = self._element_of.get(job.pid)
+        if element is not None:
+            self._write_log(element, text)
+
+    def _write_log(self, element: Element, text: str) -> None:
+        self.kernel.quiet = True
+        with element.log.open("a") as file:
+            file.write(text)
+        self.kernel.quiet = False
+
+    def _last_words(self, element: Element, ending: str) -> None:
+        """What the scheduler itself writes into the log of a job that it ends."""
+        line = _LAST_WORDS[self.flavour.name].get(ending)
+        if line is not None:
+            self._write_log(element, f"{line}\n")
+
     def time_limit(self, element: Element) -> None:
         """The job has used its time."""
         if element.state == "RUNNING":
@@ -622,6 +652,7 @@ class Cluster:
         """The node fails, the memory runs out: the process is gone without a word."""
         if element.state == "RUNNING" and element.process is not None:
             element.ending = ending
+            self._last_words(element, ending)
             self.kernel.kill(element.process, cut)
 
     def requeue(self, element: Element, *, disowned: bool) -> None:
@@ -656,6 +687,21 @@ class Cluster:
         for faults in self.armed.values():
             faults.clear()
         self.reuse = None
+
+
+_LAST_WORDS: Final[dict[str, dict[str, str]]] = {
+    "slurm": {
+        "TIMEOUT": "slurmstepd: error: *** JOB 1 ON node1 CANCELLED AT 2027-01-15T08:00:00"
+        " DUE TO TIME LIMIT ***",
+        "CANCELLED": "slurmstepd: error: *** JOB 1 ON node1 CANCELLED AT 2027-01-15T08:00:00 ***",
+        "OUT_OF_MEMORY": "slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch.",
+    },
+    "pbs": {
+        "TIMEOUT": "=>> PBS: job killed: walltime 301 exceeded limit 300",
+        "OUT_OF_MEMORY": "=>> PBS: job killed: mem 200000kb exceeded limit 102400kb",
+    },
+    "local": {},
+}
 
 
 def _alike(elements: list[Element]) -> list[list[Element]]:

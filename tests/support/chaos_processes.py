@@ -135,6 +135,8 @@ class Kernel:
         self.current: Process | None = None
         self.processes: list[Process] = []
         self.effects = self.interrupted = 0
+        self.quiet = False
+        """Whether what is written is the simulator's own."""
         self.crash_at: int | None = None
         """Number of the effect before which whoever is about to do it is killed."""
         self.crash_cut = 7
@@ -143,6 +145,8 @@ class Kernel:
         self.published: Callable[[Process, str], None] = lambda process, path: None
         self.retired: Callable[[Process, str], None] = lambda process, path: None
         self.call: Callable[[Sequence[str]], Any] = lambda argv: None
+        self.said: Callable[[Process, str], None] = lambda process, text: None
+        """What a process prints."""
         self.start_child: Callable[[Sequence[str], pathlib.Path], Any] = lambda argv, cwd: None
         self.child_body: Callable[[Sequence[str]], Callable[[], int] | None] = lambda argv: None
         """What a child process runs that is one of ours; None for the model."""
@@ -326,7 +330,7 @@ class Kernel:
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
         """What the interpreter is about to do; stops the process if that is an effect."""
         process = self.mine()
-        if process is None:
+        if process is None or self.quiet:
             return
         if event == "open" and not (isinstance(args[2], int) and args[2] & _WRITING):
             return
@@ -540,6 +544,12 @@ def _gethostname() -> str:
     return "login" if process is None else process.host
 
 
+def _print(*words: Any, **_: Any) -> None:
+    process = _kernel.mine() if _kernel is not None else None
+    if process is not None and _kernel is not None:
+        _kernel.said(process, " ".join(str(word) for word in words) + "\n")
+
+
 def _exists(path: pathlib.Path) -> bool:
     text = str(path)
     if _kernel is not None and text.startswith("/proc/") and text[6:].isdigit():
@@ -595,7 +605,7 @@ def simulated(packages: Sequence[str]) -> Iterator[None]:
                 replacement = stand_ins.get(value)
                 if replacement is not None:
                     put(module, attribute, replacement)
-        put(module, "print", lambda *_, **__: None)
+        put(module, "print", _print)
     put(os, "fsync", lambda handle: _kernel.fsync(handle) if _kernel else None)
     for verb in ("write", "link", "rename", "replace"):
         put(os, verb, _dispatch(verb))
