@@ -82,8 +82,9 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
     """What a plan is made of, as plain values. Reads no file that planning has not read, but the
     experiment itself; asks git and the scheduler for their word."""
     settings = plan.settings
+    known: dict[str, dict[str, Any]] = {}
     executables = {
-        name: {**_file(path, plan.inputs[path]), "repository": repository(Path(path).parent)}
+        name: {**_file(path, plan.inputs[path]), "repository": repository(Path(path).parent, known)}
         for name, path in settings["executables"].items()
     }
     programs = set(settings["executables"].values())
@@ -95,7 +96,7 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "experiment": _file(plan.experiment, _hash_now(plan.experiment)),
         "overrides": list(settings["overrides"]),
-        "repository": repository(experiment.parent),
+        "repository": repository(experiment.parent, known),
         "executables": executables,
         "inputs": {p: _file(p, digest) for p, digest in plan.inputs.items() if p not in programs},
         "templates": {p: _file(p, text_hash(text)) for p, text in templates.items()},
@@ -357,17 +358,30 @@ def _circumstances(manifest: Mapping[str, Any], plan: Plan) -> Iterator[Differen
 # Small things.
 
 
-def repository(folder: Path) -> dict[str, Any] | None:
+def repository(
+    folder: Path, known: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any] | None:
     """Root, commit and whether tracked files differ from it (None: git did not say in time), of
-    the git repository that a folder is in; None if it is in none."""
+    the git repository that a folder is in; None if it is in none.
+
+    ``known``: repositories looked at already, by root: on a slow disk git takes its time.
+    """
+    known = {} if known is None else known
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None
     root = _git(folder, "rev-parse", "--show-toplevel")
     if root is None:
         return None
+    if root in known:
+        return known[root]
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    return {"root": root, "commit": commit, "dirty": None if status is None else bool(status)}
+    known[root] = {
+        "root": root,
+        "commit": commit,
+        "dirty": None if status is None else bool(status),
+    }
+    return known[root]
 
 
 def _git(folder: Path, *words: str) -> str | None:
@@ -397,6 +411,7 @@ def _ask(command: list[str], variables: Mapping[str, str] | None = None) -> str 
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache
 def _scheduler_version(name: str) -> str | None:
     command = _VERSION_COMMAND.get(name)
     return None if command is None else _ask(list(command))
