@@ -14,7 +14,6 @@ last element ends.
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +65,7 @@ class Flavour:
     name: str
     """``slurm``, ``pbs`` or ``local``."""
     kills_dependents: bool = True
-    """Slurm: dependents of a failed job are cancelled (--kill-on-invalid-dep), not kept for ever."""
+    """Slurm: dependents of a failed job are cancelled (--kill-on-invalid-dep), not kept."""
     borrows: bool = False
     """PBS without history: an ended element shows the attributes of the whole array."""
 
@@ -282,7 +281,7 @@ class Cluster:
         if fault == "lost" or (local and fault == "refused connection"):
             self._time_out()
         if fault == "late":
-            self.kernel.at(self.kernel.now + 120.0 + LATE_S, lambda: self._accept(request, 0.0))
+            self.kernel.at(self.kernel.now + 120.0 + LATE_S, lambda: self._arrives(request))
             self._time_out()
         # PBS lists what it has accepted: qsub and qstat ask the same one server.
         hidden = 8.0 if fault == "hidden" and not pbs else 0.0
@@ -304,6 +303,9 @@ class Cluster:
     def _time_out(self) -> None:
         self.kernel.pass_time(120.0)
         raise subprocess.TimeoutExpired("the scheduler's command", 120.0)
+
+    def _arrives(self, request: dict[str, Any]) -> None:
+        self._accept(request, 0.0)
 
     def _accept(self, request: dict[str, Any], hidden_s: float) -> Job:
         number = self.reuse
@@ -366,7 +368,7 @@ class Cluster:
     def _squeue(self, words: list[str]) -> str:
         layout = words[words.index("-o") + 1] if "-o" in words else ""
         one_by_one = "-r" in words
-        assert "-t" in words and words[words.index("-t") + 1] == "all", words
+        assert words[words.index("-t") + 1] == "all", words
         lines = []
         for job in self.listed():
             together = [e for e in job.elements if e.state == "PENDING" and not one_by_one]
@@ -383,17 +385,15 @@ class Cluster:
                     reason = "Priority" if first.satisfied or not first.waits else "Dependency"
                     if first.hopeless:
                         reason = "DependencyNeverSatisfied"
-                values = {
-                    "i": name,
-                    "k": job.token,
-                    "T": first.state,
-                    "r": reason,
-                    "A": job.id,
-                    "F": job.id,
-                    "K": "N/A" if first.index is None else str(first.index),
-                    "j": job.step,
-                }
-                lines.append(re.sub(r"%(\w)", lambda m: values[m.group(1)], layout))
+                line = layout
+                for letter, value in {
+                    "%i": name,
+                    "%k": job.token,
+                    "%T": first.state,
+                    "%r": reason,
+                }.items():
+                    line = line.replace(letter, value)
+                lines.append(line)
         return "".join(f"{line}\n" for line in lines)
 
     def _local_list(self) -> str:

@@ -114,6 +114,9 @@ class Process:
         self._rest.release()
         self._go.acquire()
 
+    def has_ended(self) -> bool:
+        return not self.alive
+
     def join(self) -> None:
         self._thread.join(_STUCK_S)
 
@@ -197,7 +200,7 @@ class Kernel:
         finally:
             self.current, process.busy = before, False
             self._set_environment(before)
-        if not process.alive:
+        if process.has_ended():
             self._ended(process)
 
     def kill(self, process: Process, cut: int | None = None) -> None:
@@ -351,7 +354,7 @@ class Kernel:
 
     def _must_be_durable(self, source: str, target: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            found = os.stat(source)
+            found = pathlib.Path(source).stat()
             if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in self._durable:
                 self.wrong.append(f"{target} is published before it is on disk")
 
@@ -386,7 +389,8 @@ class Kernel:
                 _REAL.write(handle, data[: cut % (len(data) + 1)])
 
             self.effect(process, f"append {data.decode(errors='replace').strip()[:200]}", torn)
-        return _REAL.write(handle, data)
+        written: int = _REAL.write(handle, data)
+        return written
 
     def link(self, source: Any, target: Any, **options: Any) -> None:
         _REAL.link(source, target, **options)

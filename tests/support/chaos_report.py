@@ -12,14 +12,18 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import chaos
+from chaos_plans import CASES, workshop
 
 BATCH = 100
 _SHOWN = 20
+_LOST = ("not all is done",)
+_DOUBLED = ("runs again", "while it runs", "more than one result", "meanwhile", "queued twice")
+_STATUS = ("status of", "failed:")
 
 
 @dataclass
 class Total:
-    """Sums over sequences; ``bad``: seed, case and complaints of those where something was wrong."""
+    """Sums over sequences; ``bad``: seed, case and complaints where something was wrong."""
 
     sequences: int = 0
     effects: int = 0
@@ -34,7 +38,7 @@ class Total:
         self.jobs += other.jobs
         self.bad += other.bad
 
-    def count(self, *words: str) -> int:
+    def count(self, words: Sequence[str]) -> int:
         """Sequences with a complaint that holds one of these words."""
         return sum(any(w in text for text in wrong for w in words) for _, _, wrong in self.bad)
 
@@ -43,7 +47,7 @@ def run_batch(seeds: Sequence[int]) -> Total:
     """The sequences of some seeds, in a process of their own."""
     os.nice(5)
     total = Total()
-    with chaos.workshop() as shop:
+    with workshop() as shop:
         for seed in seeds:
             report = chaos.run_seed(shop, seed)
             total.add(Total(1, report.effects, report.interrupted, report.jobs))
@@ -72,7 +76,7 @@ def run_many(count: int, first: int, processes: int) -> Total:
 
 def replay(seed: int) -> int:
     """Show every event of one sequence."""
-    with chaos.workshop() as shop:
+    with workshop() as shop:
         report = chaos.run_seed(shop, seed, traced=True)
     print("\n".join(report.trace))
     print(f"\nseed {seed} ({report.case}), {len(report.actions)} actions:")
@@ -86,7 +90,7 @@ def exhaust(processes: int) -> Total:
     """Every crash point of the reference sequence, on every kind of scheduler and plan."""
     total, context = Total(), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for done in as_completed([pool.submit(_exhaust_case, case) for case in chaos.CASES]):
+        for done in as_completed([pool.submit(_exhaust_case, case) for case in CASES]):
             total.add(done.result())
             print(f"{total.sequences} crash points so far", file=sys.stderr, flush=True)
     return total
@@ -94,7 +98,7 @@ def exhaust(processes: int) -> Total:
 
 def _exhaust_case(case: str) -> Total:
     total = Total()
-    with chaos.workshop() as shop:
+    with workshop() as shop:
         effects = chaos.run_actions(shop, case, chaos.REFERENCE).effects
         for number in range(1, effects + 1):
             report = chaos.run_actions(shop, case, chaos.REFERENCE, crash_at=number)
@@ -125,13 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         total = run_many(options.count, options.seed, options.processes)
     for seed, case, wrong in sorted(total.bad)[:_SHOWN]:
         print(f"{case} {seed}: {wrong[0]}")
-    lost = total.count("not all is done")
-    doubled = total.count("runs again", "while it runs", "more than one result", "meanwhile", "queued twice")
-    status = total.count("status of", "failed:")
-    other = len(total.bad) - total.count(
-        "not all is done", "runs again", "while it runs", "more than one result", "meanwhile",
-        "queued twice", "status of", "failed:",
-    )  # fmt: skip
+    lost, doubled, status = (total.count(words) for words in (_LOST, _DOUBLED, _STATUS))
+    other = len(total.bad) - total.count((*_LOST, *_DOUBLED, *_STATUS))
     print(
         f"{total.sequences} sequences, {total.effects} effects, {total.interrupted} of them"
         f" interrupted, {total.jobs} jobs started:"

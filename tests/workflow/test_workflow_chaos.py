@@ -13,7 +13,9 @@ from typing import Any
 import chaos
 import chaos_report
 import pytest
+from chaos_plans import CASES, Workshop, workshop
 from chaos_processes import ALL, use
+from chaos_world import World
 
 from callmip_global.workflow import observe, submit, task
 from callmip_global.workflow.rundir import RunDir
@@ -24,18 +26,18 @@ SMALL = ("small slurm", "small pbs")
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[chaos.Workshop]:
-    with chaos.workshop() as here:
+def shop() -> Iterator[Workshop]:
+    with workshop() as here:
         yield here
 
 
 @pytest.fixture
-def world(shop: chaos.Workshop) -> Iterator[Callable[[str], chaos.World]]:
+def world(shop: Workshop) -> Iterator[Callable[[str], World]]:
     """``world(case)``: one to play through step by step."""
     made: list[Any] = []
 
-    def make(case: str) -> chaos.World:
-        here = chaos.World(shop, shop.case(case))
+    def make(case: str) -> World:
+        here = World(shop, shop.case(case))
         made.append(use(here.kernel))
         made[-1].__enter__()
         return here
@@ -46,9 +48,7 @@ def world(shop: chaos.Workshop) -> Iterator[Callable[[str], chaos.World]]:
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_a_crash_at_any_single_effect_loses_and_doubles_nothing(
-    shop: chaos.Workshop, case: str
-) -> None:
+def test_a_crash_at_any_single_effect_loses_and_doubles_nothing(shop: Workshop, case: str) -> None:
     """Each file written, renamed, linked or removed, each call of the scheduler, of submit, resume,
     cancel and of the jobs: killed before it, which is after the one before."""
     effects = chaos.run_actions(shop, case, chaos.REFERENCE).effects
@@ -62,23 +62,19 @@ def test_a_crash_at_any_single_effect_loses_and_doubles_nothing(
     assert wrong == {}
 
 
-def test_a_line_of_the_journal_may_be_cut_short_at_any_byte(shop: chaos.Workshop) -> None:
+def test_a_line_of_the_journal_may_be_cut_short_at_any_byte(shop: Workshop) -> None:
     """The line that says what the scheduler replied: whole, it is believed; torn, it is as if it
     had not been written."""
     report = chaos.run_actions(shop, "small slurm", chaos.REFERENCE, traced=True)
     line = next(text for text in report.trace if 'append {"event": "submitted"' in text)
     number = int(line.split()[2])
     for cut in range(len(line.partition("append ")[2]) + 1):
-        torn = chaos.run_actions(
-            shop, "small slurm", chaos.REFERENCE, crash_at=number, cut=cut
-        )
+        torn = chaos.run_actions(shop, "small slurm", chaos.REFERENCE, crash_at=number, cut=cut)
         assert torn.wrong == (), f"cut after {cut} bytes"
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_whatever_goes_wrong_each_task_has_exactly_one_result(
-    shop: chaos.Workshop, batch: int
-) -> None:
+def test_whatever_goes_wrong_each_task_has_exactly_one_result(shop: Workshop, batch: int) -> None:
     wrong = {}
     for seed in range(batch, SEEDS, BATCHES):
         report = chaos.run_seed(shop, seed)
@@ -87,23 +83,23 @@ def test_whatever_goes_wrong_each_task_has_exactly_one_result(
     assert wrong == {}, "show one: scripts/chaos --replay SEED"
 
 
-def test_a_seed_is_a_sequence(shop: chaos.Workshop) -> None:
+def test_a_seed_is_a_sequence(shop: Workshop) -> None:
     first = chaos.run_seed(shop, 17, traced=True)
     assert chaos.run_seed(shop, 17, traced=True) == first
     again = chaos.run_actions(shop, first.case, first.actions, traced=True)
     assert again.trace == first.trace
 
 
-def test_every_kind_of_plan_and_every_action_is_tried(shop: chaos.Workshop) -> None:
-    reports = [chaos.run_seed(shop, seed) for seed in range(len(chaos.CASES) * 3)]
-    assert {report.case for report in reports} == set(chaos.CASES)
+def test_every_kind_of_plan_and_every_action_is_tried(shop: Workshop) -> None:
+    reports = [chaos.run_seed(shop, seed) for seed in range(len(CASES) * 3)]
+    assert {report.case for report in reports} == set(CASES)
     assert {verb for r in reports for verb, _, _ in r.actions} == set(chaos.VERBS)
 
 
 # Written down: what sequences found.
 
 
-def advance_to(here: chaos.World, process: Any, words: str) -> None:
+def advance_to(here: World, process: Any, words: str) -> None:
     """Let a process go on until the effect it is about to do has these words."""
     while process.alive and words not in process.next_effect:
         here.kernel.advance(process, 1)
@@ -111,7 +107,7 @@ def advance_to(here: chaos.World, process: Any, words: str) -> None:
 
 
 def test_a_pbs_job_that_waits_for_one_that_is_just_ending_is_not_held_for_ever(
-    world: Callable[[str], chaos.World],
+    world: Callable[[str], World],
 ) -> None:
     here = world("small pbs")
     process = here.command("submit")
@@ -125,7 +121,7 @@ def test_a_pbs_job_that_waits_for_one_that_is_just_ending_is_not_held_for_ever(
 
 
 def test_an_element_that_waits_for_another_rows_failed_job_is_let_go(
-    world: Callable[[str], chaos.World],
+    world: Callable[[str], World],
 ) -> None:
     """One array waits for two jobs, and Slurm never starts any of it once one of them failed: also
     not the element whose own upstream is done."""
@@ -147,7 +143,7 @@ def test_an_element_that_waits_for_another_rows_failed_job_is_let_go(
 
 
 def test_a_submission_that_was_accepted_twice_keeps_one_job(
-    world: Callable[[str], chaos.World],
+    world: Callable[[str], World],
 ) -> None:
     """What waits must wait for the job that is there, not for the one that ended as a copy."""
     here = world("small pbs")
@@ -219,7 +215,7 @@ def in_place(path: Path, value: Any) -> None:
     ],
 )
 def test_the_simulator_sees_a_guarantee_that_is_taken_out(
-    shop: chaos.Workshop, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, broken: Any
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, broken: Any
 ) -> None:
     monkeypatch.setattr(where, name, broken)
     twice = chaos.run_actions(shop, "small slurm", TWICE)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import chaos
 import pytest
-from chaos import Action
+from chaos_plans import CASES, Workshop, workshop
+from chaos_world import Action
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,15 +21,15 @@ actions: st.SearchStrategy[list[Action]] = st.lists(
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[chaos.Workshop]:
-    with chaos.workshop() as here:
+def shop() -> Iterator[Workshop]:
+    with workshop() as here:
         yield here
 
 
-@given(case=st.sampled_from(chaos.CASES), sequence=actions)
+@given(case=st.sampled_from(CASES), sequence=actions)
 @settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_sequence_of_actions_loses_or_doubles_a_result_or_makes_status_lie(
-    shop: chaos.Workshop, case: str, sequence: list[Action]
+    shop: Workshop, case: str, sequence: list[Action]
 ) -> None:
     report = chaos.run_actions(shop, case, [("submit", 0, 0), *sequence])
     assert report.wrong == ()
@@ -37,7 +38,7 @@ def test_no_sequence_of_actions_loses_or_doubles_a_result_or_makes_status_lie(
 @given(number=st.integers(1, 400), cut=st.integers(0, 400), sequence=actions)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nor_does_a_crash_at_any_effect_of_it_with_the_write_cut_anywhere(
-    shop: chaos.Workshop, number: int, cut: int, sequence: list[Action]
+    shop: Workshop, number: int, cut: int, sequence: list[Action]
 ) -> None:
     report = chaos.run_actions(
         shop, "small slurm", [("submit", 0, 0), *sequence], crash_at=number, cut=cut
