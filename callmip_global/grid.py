@@ -28,14 +28,27 @@ EARTH_RADIUS_M = 6.371e6
 
 STANDARD_GRIDS = ("0.5deg", "1deg", "2deg")
 
-EdgeModel = Literal["bounds", "areacella", "gauss-weights", "clipped-midpoints"]
+EdgeModel = Literal[
+    "bounds",
+    "areacella",
+    "gauss-weights",
+    "clipped-midpoints",
+    # Cells of other grids: what joins their corners, or what stands in for corners.
+    "great-circles",
+    "parallels",
+    "regular-spacing",
+    "weight-file",
+]
 Array = NDArray[np.float64]
 
 # Coordinates and bounds closer than this to a regular grid are that grid: float32 latitudes and
 # values printed with few digits miss it by up to 1e-5 degrees.
 _SNAP_DEGREES = 1e-4
-_LAT_NAMES = ("lat", "latitude", "nav_lat", "lat_full", "lsmlat", "y")
-_LON_NAMES = ("lon", "longitude", "nav_lon", "lon_full", "lsmlon", "x")
+_UNITS = {"latitude": "degrees_north", "longitude": "degrees_east"}
+_NAMES = {
+    "latitude": ("lat", "latitude", "nav_lat", "lat_full", "lsmlat", "y"),
+    "longitude": ("lon", "longitude", "nav_lon", "lon_full", "lsmlon", "x"),
+}
 _LETTERS = ("x", "y")
 
 
@@ -191,6 +204,16 @@ class SourceGrid:
     lat_descending: bool
     lon_order: tuple[int, ...] | None = None
 
+    @property
+    def own_names(self) -> frozenset[str]:
+        """Variables that describe the grid."""
+        return frozenset({self.lat_name, self.lon_name})
+
+    @property
+    def own_dims(self) -> frozenset[Hashable]:
+        """Dimensions of the grid."""
+        return frozenset({self.lat_dim, self.lon_dim})
+
     def on_grid(self, da: xr.DataArray) -> bool:
         """Whether ``da`` has both horizontal dimensions."""
         return self.lat_dim in da.dims and self.lon_dim in da.dims
@@ -230,8 +253,8 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
     between the points; edges beyond a pole are clipped in every case.
     DataError (``where`` names the file in it) when there is no one rectilinear grid.
     """
-    lat_name, lat_dim, lat = _axis(ds, where, "latitude", "degrees_north", _LAT_NAMES)
-    lon_name, lon_dim, lon = _axis(ds, where, "longitude", "degrees_east", _LON_NAMES)
+    lat_name, lat_dim, lat = _axis(ds, where, "latitude")
+    lon_name, lon_dim, lon = _axis(ds, where, "longitude")
     if lat_dim == lon_dim:
         raise DataError(
             Problem(
@@ -298,11 +321,13 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
     return SourceGrid(grid, model, lat_name, lon_name, lat_dim, lon_dim, lat_descending, lon_order)
 
 
-def _axis(
-    ds: xr.Dataset, where: str, standard_name: str, units: str, names: tuple[str, ...]
-) -> tuple[str, Hashable, Array]:
-    """Name, dimension and (n,) values of the one coordinate for an axis; DataError without one."""
+def coordinate_names(ds: xr.Dataset, axis: Literal["latitude", "longitude"]) -> list[str]:
+    """Variables that may be the coordinate of an axis, likeliest first.
+
+    By CF attributes, else by name; vectors and matrices, no bounds.
+    """
     variables = {str(name): var for name, var in ds.variables.items() if var.ndim in (1, 2)}
+    units, names = _UNITS[axis], _NAMES[axis]
     # CF allows degree(s)_north, degree(s)_N and degree(s)N; groups also write a blank for the "_".
     letter = units.partition("_")[2][0]
     spelled = {units, units.replace("s_", "_"), units.replace("_", " ")}
@@ -310,7 +335,7 @@ def _axis(
     found = [
         name
         for name, var in variables.items()
-        if var.attrs.get("standard_name") == standard_name
+        if var.attrs.get("standard_name") == axis
         or str(var.attrs.get("units", "")).strip().lower() in spelled
     ]
     bounds = {str(var.attrs.get("bounds", "")) for var in variables.values()}
@@ -321,8 +346,16 @@ def _axis(
         # x and y may just as well be data: only a vector along itself is taken for a coordinate.
         found = [n for n in variables if n.lower() in names and variables[n].dims == (n,)]
     # A dimension's own coordinate beats an auxiliary one; a vector beats a matrix.
-    found.sort(key=lambda name: (variables[name].dims != (name,), variables[name].ndim))
-    reduced = [(name, *_vector(variables[name], standard_name)) for name in found]
+    return sorted(found, key=lambda name: (variables[name].dims != (name,), variables[name].ndim))
+
+
+def _axis(
+    ds: xr.Dataset, where: str, standard_name: Literal["latitude", "longitude"]
+) -> tuple[str, Hashable, Array]:
+    """Name, dimension and (n,) values of the one coordinate for an axis; DataError without one."""
+    variables, units, names = ds.variables, _UNITS[standard_name], _NAMES[standard_name]
+    found = coordinate_names(ds, standard_name)
+    reduced = [(name, *coordinate_vector(variables[name], standard_name)) for name in found]
     usable = [(name, dim, values) for name, dim, values in reduced if values is not None]
     if not usable:
         raise DataError(
@@ -360,7 +393,7 @@ def _is_bounds(var: xr.Variable) -> bool:
     return var.ndim == 2 and var.shape[1] in (2, 4) and var.shape[0] != var.shape[1]
 
 
-def _vector(var: xr.Variable, standard_name: str) -> tuple[Hashable, Any]:
+def coordinate_vector(var: xr.Variable, standard_name: str) -> tuple[Hashable, Any]:
     """The dimension and float64 values of a coordinate; a matrix that repeats a vector is one."""
     values = np.asarray(var.values, dtype=np.float64)
     if var.ndim == 1:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from callmip_global.regrid.weights import Weights
+from callmip_global.regrid.compiled import compiled
+from callmip_global.regrid.weights import AnyWeights, CellWeights
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile without the interpreter lock; keep the machine code where a place for it is found.
-
-    In a read-only installation without a home directory numba finds none and says so at once.
-    """
-    try:
-        compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
-
-
-@_compiled
+@compiled
 def _mean_kernel(
     values: NDArray[Any],
     fraction: NDArray[np.float64],
@@ -57,7 +44,32 @@ def _mean_kernel(
                 out[t, j, i] = total / weight if weight > 0.0 else np.nan
 
 
-@_compiled
+@compiled
+def _cell_mean_kernel(
+    values: NDArray[Any],
+    fraction: NDArray[np.float64],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    out: NDArray[Any],
+    covered: NDArray[np.float64],
+) -> None:
+    for t in range(values.shape[0]):
+        f = t if fraction.shape[0] > 1 else 0
+        for k in range(out.shape[1]):
+            total = 0.0
+            weight = 0.0
+            for a in range(indptr[k], indptr[k + 1]):
+                x = values[t, indices[a]]
+                if not np.isnan(x):
+                    w = weights[a] * fraction[f, indices[a]]
+                    total += w * x
+                    weight += w
+            covered[t, k] = min(weight, 1.0)
+            out[t, k] = total / weight if weight > 0.0 else np.nan
+
+
+@compiled
 def _integral_kernel(
     values: NDArray[Any],
     fraction: NDArray[np.float64],
@@ -98,13 +110,14 @@ def integrals(
 
 
 def masked_mean(
-    weights: Weights,
+    weights: AnyWeights,
     values: NDArray[Any],
     fraction: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """out = W(X f) / W f, and W f: the mean over what is valid, and how much of the cell that is.
 
-    values : (..., nlat, nlon) on the source grid, float32 or float64, NaN where missing
+    values : (..., nlat, nlon) on the source grid (the rows and columns of a mesh), float32 or
+        float64, NaN where missing
     fraction : (nlat, nlon), or of the shape of ``values``, in [0, 1] without NaN: the part of each
         source cell the values speak for (the land fraction for values per land area); None: all
     Returns (..., nlat, nlon) on the target grid in the type of ``values``, NaN where nothing is
@@ -126,23 +139,36 @@ def masked_mean(
     flat = np.ascontiguousarray(values).reshape(-1, *weights.source_shape)
     out = np.empty((flat.shape[0], *weights.target_shape), dtype=values.dtype)
     covered = np.empty(out.shape, dtype=np.float64)
-    _mean_kernel(
-        flat,
-        np.ascontiguousarray(fraction, dtype=np.float64).reshape(-1, *weights.source_shape),
-        weights.lat.indptr,
-        weights.lat.indices,
-        weights.lat.values,
-        weights.lon.indptr,
-        weights.lon.indices,
-        weights.lon.values,
-        out,
-        covered,
-    )
+    part = np.ascontiguousarray(fraction, dtype=np.float64).reshape(-1, *weights.source_shape)
+    if isinstance(weights, CellWeights):
+        steps = flat.shape[0]
+        _cell_mean_kernel(
+            flat.reshape(steps, -1),
+            part.reshape(part.shape[0], -1),
+            weights.indptr,
+            weights.indices,
+            weights.values,
+            out.reshape(steps, -1),
+            covered.reshape(steps, -1),
+        )
+    else:
+        _mean_kernel(
+            flat,
+            part,
+            weights.lat.indptr,
+            weights.lat.indices,
+            weights.lat.values,
+            weights.lon.indptr,
+            weights.lon.indices,
+            weights.lon.values,
+            out,
+            covered,
+        )
     shape = (*leading, *weights.target_shape)
     return out.reshape(shape), covered.reshape(shape)
 
 
-def covered_fraction(weights: Weights, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+def covered_fraction(weights: AnyWeights, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
     """(nlat, nlon) W f: a fraction of cell area carried over, uncovered parts counted as none."""
     _, covered = masked_mean(weights, np.zeros((1, *weights.source_shape)), fraction)
     return np.asarray(covered[0])

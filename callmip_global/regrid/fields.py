@@ -13,11 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem, UsageError
-from callmip_global.grid import SourceGrid, grid_of
+from callmip_global.grid import SourceGrid
+from callmip_global.regrid.mesh import MeshSource
+from callmip_global.regrid.meshfiles import source_of
 from callmip_global.store import is_per_land, is_store, store_info
 from callmip_global.timeaxis import Frequency, canonical_calendar, time_name
 
 Array = NDArray[np.float64]
+Source = SourceGrid | MeshSource
 LandFraction = Literal["auto"] | xr.DataArray | None
 
 _NOT_DATA = ("cell_area", "land_area_fraction")
@@ -28,6 +31,7 @@ _DROPPED_ATTRIBUTES = ("_FillValue", "missing_value", "cell_measures", "coordina
 class Field:
     """One variable in grid order, (time, ..., lat, lon), in one or more parts along time.
 
+    shape : (nlat, nlon) of the source; the parts of a list of cells have one dimension for both
     weight : (nlat, nlon), or one lazy (time, ..., lat, lon) array per part: the fraction of each
         source cell's area that the values speak for
     weighting : what that weight is, in words
@@ -35,13 +39,15 @@ class Field:
 
     name: str
     parts: tuple[xr.DataArray, ...]
+    shape: tuple[int, int]
     weight: Array | tuple[xr.DataArray, ...]
     weighting: str
 
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions, time first where there is one."""
-        return tuple(str(dim) for dim in self.parts[0].dims)
+        names = tuple(str(dim) for dim in self.parts[0].dims)
+        return (*names[:-1], "lat", "lon") if names[-1] == "cell" else names
 
     @property
     def timed(self) -> bool:
@@ -76,6 +82,11 @@ class Field:
         return self.weight
 
     def _read(self, parts: tuple[xr.DataArray, ...], region: slice) -> NDArray[Any]:
+        values = self._read_parts(parts, region)
+        leading = values.shape[: -1 if parts[0].dims[-1] == "cell" else -2]
+        return values.reshape(*leading, *self.shape)
+
+    def _read_parts(self, parts: tuple[xr.DataArray, ...], region: slice) -> NDArray[Any]:
         if not self.timed:
             return np.asarray(parts[0].values)
         pieces, start = [], 0
@@ -100,7 +111,7 @@ class Inputs:
     """
 
     where: str
-    source: SourceGrid
+    source: Source
     fields: tuple[Field, ...]
     land: Array | None
     passed_on: xr.Dataset
@@ -115,15 +126,16 @@ def inputs_of(ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto") 
     the data set say, else for its land fraction where ``cell_methods`` say "where land", else for
     all of it. ``land_fraction``: "auto" is the data set's own, an array (in [0, 1], or in % by its
     units) overrules it and the fractions above, None ignores them all.
-    DataError when there is no rectilinear grid or no numeric variable on it.
+    DataError when there is no grid that can be regridded or no numeric variable on it.
     """
-    source = grid_of(ds, where)
+    source = source_of(ds, where)
     ds = _time_first(ds, where)
     land = _land(ds, source, where, land_fraction)
     fields, left_out = [], []
     for name, da in ds.data_vars.items():
         if not source.on_grid(da):
-            if {source.lat_dim, source.lon_dim} & set(da.dims) and not _bounds_like(ds, str(name)):
+            described = name in source.own_names or _bounds_like(ds, str(name))
+            if source.own_dims & set(da.dims) and not described:
                 left_out.append(f"{name}: not on the grid")
             continue
         if _is_measure(da) or str(name).startswith("valid_fraction"):
@@ -136,7 +148,7 @@ def inputs_of(ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto") 
         ordered = source.to_grid_order(da)
         fields.append(_field(ds, source, ordered, land, land_fraction))
     if not fields:
-        raise DataError(Problem(where, found="no numeric variable on the latitude-longitude grid"))
+        raise DataError(Problem(where, found="no numeric variable on the grid"))
     passed_on = _without_horizontal(ds, source)
     return Inputs(where, source, tuple(fields), land, passed_on, dict(ds.attrs), tuple(left_out))
 
@@ -165,8 +177,8 @@ def _bounds_like(ds: xr.Dataset, name: str) -> bool:
     )
 
 
-def _without_horizontal(ds: xr.Dataset, source: SourceGrid) -> xr.Dataset:
-    horizontal = {source.lat_dim, source.lon_dim, source.lat_name, source.lon_name}
+def _without_horizontal(ds: xr.Dataset, source: Source) -> xr.Dataset:
+    horizontal = source.own_dims | source.own_names
     names = [
         name
         for name, var in ds.variables.items()
@@ -175,7 +187,7 @@ def _without_horizontal(ds: xr.Dataset, source: SourceGrid) -> xr.Dataset:
     return ds[names].reset_coords(drop=False).set_coords(names).drop_encoding()
 
 
-def _land(ds: xr.Dataset, source: SourceGrid, where: str, given: LandFraction) -> Array | None:
+def _land(ds: xr.Dataset, source: Source, where: str, given: LandFraction) -> Array | None:
     """(nlat, nlon) land fraction in [0, 1] in grid order, 0 where missing."""
     if given is None:
         return None
@@ -199,7 +211,8 @@ def _land(ds: xr.Dataset, source: SourceGrid, where: str, given: LandFraction) -
                 f"{source.lat_dim}, {source.lon_dim}",
             )
         )
-    values = np.nan_to_num(source.to_grid_order(found).values.astype(np.float64))
+    ordered = source.to_grid_order(found).values.astype(np.float64)
+    values = np.nan_to_num(ordered).reshape(source.grid.shape)
     units = str(found.attrs.get("units", "")).strip()
     if units in ("%", "percent"):
         values = values / 100.0
@@ -228,26 +241,26 @@ def _land(ds: xr.Dataset, source: SourceGrid, where: str, given: LandFraction) -
 
 def _field(
     ds: xr.Dataset,
-    source: SourceGrid,
+    source: Source,
     ordered: xr.DataArray,
     land: Array | None,
     land_fraction: LandFraction,
 ) -> Field:
     name = str(ordered.name)
-    parts = (ordered,)
+    parts, shape = (ordered,), source.grid.shape
     if isinstance(land_fraction, str):
         for candidate in (f"valid_fraction_{name}", "valid_fraction"):
             if candidate not in ds.variables:
                 continue
             fraction = source.to_grid_order(ds[candidate])
             if fraction.dims == ordered.dims:
-                return Field(name, parts, (fraction,), candidate)
-            if fraction.ndim == 2:
-                values = np.nan_to_num(fraction.values.astype(np.float64))
-                return Field(name, parts, values, candidate)
+                return Field(name, parts, shape, (fraction,), candidate)
+            if fraction.size == shape[0] * shape[1]:
+                values = np.nan_to_num(fraction.values.astype(np.float64)).reshape(shape)
+                return Field(name, parts, shape, values, candidate)
     if land is not None and is_per_land(ordered):
-        return Field(name, parts, land, "land fraction")
-    return Field(name, parts, np.ones(source.grid.shape), "valid area")
+        return Field(name, parts, shape, land, "land fraction")
+    return Field(name, parts, shape, np.ones(shape), "valid area")
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from callmip_global.grid import Grid
 from callmip_global.parallel import TaskMap, in_threads, run_units
 from callmip_global.regrid.apply import covered_fraction, integrals, masked_mean
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
-from callmip_global.regrid.weights import Weights, conservative_weights
+from callmip_global.regrid.weights import AnyWeights, conservative_weights
 from callmip_global.store import (
     ArraySpec,
     StoreName,
@@ -151,7 +151,7 @@ def _fraction_attributes(name: str) -> dict[str, str]:
 
 
 def _regridded(
-    weights: Weights, field: Field, region: slice, where: str
+    weights: AnyWeights, field: Field, region: slice, where: str
 ) -> tuple[NDArray[Any], Array]:
     values = field.read(region)
     _check_missing(values, where, field.name)
@@ -199,7 +199,7 @@ def regrid_store(
         )
     kept = {k: v for k, v in info.attributes.items() if k not in ("provenance", "title")}
     attributes = store_attributes(name, kept, info.frequencies)
-    inputs: dict[str, tuple[Inputs, Weights]] = {}
+    inputs: dict[str, tuple[Inputs, AnyWeights]] = {}
     templates: dict[str, Template] = {}
     fractions: dict[str, dict[str, _Fraction]] = {}
     for frequency in info.frequencies:
@@ -332,7 +332,7 @@ def _file_identity(path: Path) -> str:
     return text_hash(f"{stat.st_size} {stat.st_mtime_ns}")
 
 
-def _fractions(weights: Weights, inputs: Inputs, task_map: TaskMap) -> dict[str, _Fraction]:
+def _fractions(weights: AnyWeights, inputs: Inputs, task_map: TaskMap) -> dict[str, _Fraction]:
     """The covered fraction of every variable, static where its mask and weight never change."""
     masks = run_units(task_map, _static_weight, inputs, range(len(inputs.fields)))
     return {
@@ -390,7 +390,7 @@ class _Work:
     """What the units of one call have in common. ``inputs`` and ``fractions`` are by group."""
 
     writer: StoreWriter
-    inputs: Mapping[str, tuple[Inputs, Weights]]
+    inputs: Mapping[str, tuple[Inputs, AnyWeights]]
     fractions: Mapping[str, Mapping[str, _Fraction]]
     grid: Grid
 

@@ -1,0 +1,366 @@
+"""Curvilinear and unstructured grids recognised in files, with the corners of their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global.errors import DataError, Problem
+from callmip_global.grid import (
+    EdgeModel,
+    SourceGrid,
+    coordinate_names,
+    coordinate_vector,
+    grid_of,
+)
+from callmip_global.regrid.mesh import Mesh, MeshSource
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = NDArray[np.float64]
+
+_NO_CORNERS = (
+    "Append the corners from the model's grid file (ncks -A GRID DATA), "
+    "or give a weight file (--weights)"
+)
+_MPAS_CELLS = {
+    *("latCell", "lonCell", "xCell", "yCell", "zCell", "areaCell", "nEdgesOnCell"),
+    *("indexToCellID", "meshDensity", "verticesOnCell", "latVertex", "lonVertex"),
+}
+# Latitudes and longitudes in float32 are known to half a unit in the last place of 360.
+_FLOAT32_DEGREES = 2.0**-16
+# Points nearer than this to a regular spacing are on it (as in ``grid``).
+_SNAP_DEGREES = 1e-4
+
+
+def source_of(ds: xr.Dataset, where: str, *, corners: bool = True) -> SourceGrid | MeshSource:
+    """The grid of a data set, whatever its kind.
+
+    Rectilinear grids as ``grid_of`` finds them. Else UGRID and MPAS meshes with their nodes, cells
+    with their corners in CF bounds (2-D latitudes and longitudes; lists of cells as ICON and
+    cubed spheres have them), and lists of points that are on a regular grid (land points).
+    ``corners`` false: points without corners will do; their areas are then unknown.
+    DataError when there is none of these, or corners that are no cells.
+    """
+    found = _ugrid(ds, where) or _mpas(ds, where)
+    if found is None:
+        pair = _coordinates(ds)
+        if pair is None:
+            return grid_of(ds, where)
+        found = _cf_cells(ds, where, *pair, corners=corners)
+    if found.grid.lat_corners is not None:
+        _check(where, found.grid)
+    return found
+
+
+def _coordinates(ds: xr.Dataset) -> tuple[str, str] | None:
+    """Latitude and longitude that are no axes of a rectilinear grid; None where they are."""
+    lats, lons = (_candidates(ds, axis) for axis in ("latitude", "longitude"))
+    axes = [
+        {
+            coordinate_vector(ds.variables[name], axis)[0]
+            for name in names
+            if ds.variables[name].dtype.kind in "iuf"
+        }
+        - {None}
+        for axis, names in (("latitude", lats), ("longitude", lons))
+    ]
+    if any(a != b for a in axes[0] for b in axes[1]):
+        return None
+    pairs = [(a, b) for a in lats for b in lons if ds[a].dims == ds[b].dims]
+    # Those with corners first; a file may also have the places of its nodes and edges.
+    pairs.sort(key=lambda pair: _bounds_name(ds, pair[0]) is None)
+    used = [p for p in pairs if any(_is_data_on(ds, name, p) for name in ds.data_vars)]
+    return next(iter(used + pairs), None)
+
+
+def _is_data_on(ds: xr.Dataset, name: Hashable, pair: tuple[str, str]) -> bool:
+    dims = set(ds[pair[0]].dims)
+    bounds = _bounds_name(ds, pair[0]), _bounds_name(ds, pair[1])
+    return name not in (*pair, *bounds) and dims <= set(ds[name].dims)
+
+
+def _candidates(ds: xr.Dataset, axis: Any) -> list[str]:
+    letters = axis[:3]
+    usual = [f"c{letters}", f"grid_center_{letters}", f"{letters}2d"]
+    found = coordinate_names(ds, axis)
+    return found + [n for n in usual if n in ds.variables and n not in found]
+
+
+def _bounds_name(ds: xr.Dataset, name: str) -> str | None:
+    var = ds[name]
+    named = var.attrs.get("bounds") or var.encoding.get("bounds")
+    letters = "lat" if "lat" in name.lower() else "lon"
+    full = "latitude" if letters == "lat" else "longitude"
+    usual = [
+        f"{name}_{end}" for end in ("bnds", "bounds", "vertices", "bnd", "corners", "vert")
+    ] + [f"bounds_{name}", f"vertices_{full}", f"vertices_{name}", f"{letters}_vertices"]
+    for candidate in [str(named)] * bool(named) + usual:
+        if candidate in ds.variables and ds[candidate].dims[: var.ndim] == var.dims:
+            return candidate
+    return None
+
+
+def _cf_cells(
+    ds: xr.Dataset, where: str, lat_name: str, lon_name: str, *, corners: bool
+) -> MeshSource:
+    lat, lon = (_degrees(ds, where, name, name) for name in (lat_name, lon_name))
+    dims = ds[lat_name].dims
+    shape = lat.shape if lat.ndim == 2 else (1, lat.size)
+    points = lat.ravel(), lon.ravel()
+    if not (np.all(np.isfinite(points[0])) and np.all(np.isfinite(points[1]))):
+        raise DataError(Problem(where, lat_name, "missing values among the coordinates", "none"))
+    names = [_bounds_name(ds, lat_name), _bounds_name(ds, lon_name)]
+    described = {lat_name, lon_name, *filter(None, names)}
+    described |= {str(n) for n, v in ds.variables.items() if "grid_mapping_name" in v.attrs}
+    if names[0] is not None and names[1] is not None:
+        around = [
+            _degrees(ds, where, str(bounds), name)
+            for bounds, name in zip(names, (lat_name, lon_name), strict=True)
+        ]
+        first = ds[names[0]]
+        if (
+            around[0].shape != around[1].shape
+            or first.ndim != len(dims) + 1
+            or (first.shape[-1] < 3)
+        ):
+            raise DataError(
+                Problem(
+                    where,
+                    str(names[0]),
+                    f"corners of shape {first.shape}",
+                    f"{ds[lat_name].shape} and 3 or more corners, the same for {names[1]}",
+                )
+            )
+        float32 = any(ds[n].dtype == np.float32 for n in names)
+        mesh, model = _mesh_of_corners(where, str(names[0]), shape, points, around, float32)
+        return MeshSource(mesh, model, dims, frozenset({first.dims[-1]}), frozenset(described))
+    boxes = _regular_boxes(*points) if 1 in shape else None
+    if boxes is not None:
+        mesh = Mesh(shape, *points, *boxes, parallels=True)
+        return MeshSource(mesh, "regular-spacing", dims, frozenset(), frozenset(described))
+    if not corners:
+        mesh = Mesh(shape, *points)
+        return MeshSource(mesh, "weight-file", dims, frozenset(), frozenset(described))
+    kind = "a curvilinear grid" if 1 not in shape else "points that are on no regular grid,"
+    raise DataError(
+        Problem(
+            where,
+            f"{lat_name}, {lon_name}",
+            f"{kind} without the corners of its cells",
+            "bounds with the corners (CF)",
+            _NO_CORNERS,
+        )
+    )
+
+
+def _degrees(ds: xr.Dataset, where: str, name: str, coordinate: str) -> Array:
+    """Values in degrees, by the variable's own units or those of its coordinate."""
+    values = np.asarray(ds[name].values, dtype=np.float64)
+    units = str(ds[name].attrs.get("units") or ds[coordinate].attrs.get("units", "")).strip()
+    if units.lower().startswith("rad"):
+        return np.asarray(np.rad2deg(values))
+    if not units.lower().startswith("deg"):
+        largest = float(np.nanmax(np.abs(values), initial=0.0))
+        if largest <= 2.0 * np.pi + 1e-6:
+            found = f"units {units!r} and values up to {largest:g}"
+            raise DataError(Problem(where, f"{name}.units", found, "degrees or radians, by name"))
+    return values
+
+
+def _mesh_of_corners(
+    where: str,
+    name: str,
+    shape: tuple[int, ...],
+    points: tuple[Array, Array],
+    around: list[Array],
+    float32: bool,
+) -> tuple[Mesh, EdgeModel]:
+    lat, lon = (values.reshape(-1, values.shape[-1]) for values in around)
+    finite = np.isfinite(lat) & np.isfinite(lon)
+    few = np.flatnonzero(finite.sum(axis=1) < 3)
+    if few.size:
+        found = f"{few.size} cells with fewer than 3 corners (the first is cell {few[0] + 1})"
+        raise DataError(Problem(where, name, found, "corners for every cell"))
+    if not np.all(finite):
+        # Padding by missing values: as if the last corner were repeated.
+        column = np.arange(lat.shape[1])
+        last = np.maximum.accumulate(np.where(finite, column, -1), axis=1)
+        last = np.where(last < 0, np.argmax(finite, axis=1)[:, None], last)
+        lat, lon = np.take_along_axis(lat, last, 1), np.take_along_axis(lon, last, 1)
+    if np.abs(lat).max() > 90.0 + _SNAP_DEGREES:
+        found = f"latitudes of corners up to {np.abs(lat).max():g}"
+        raise DataError(Problem(where, name, found, "within [-90, 90]"))
+    lat = np.clip(lat, -90.0, 90.0)
+    parallels = _are_boxes(lat, lon)
+    mesh = Mesh(
+        (int(shape[0]), int(shape[1])),
+        *points,
+        lat,
+        lon,
+        parallels=parallels,
+        precision=_FLOAT32_DEGREES if float32 else 0.0,
+    )
+    return mesh, "parallels" if parallels else "great-circles"
+
+
+def _are_boxes(lat: Array, lon: Array) -> bool:
+    """Whether every edge of every cell runs along a parallel or a meridian."""
+    along = np.abs(lat - np.roll(lat, -1, axis=1)) < 1e-9
+    turn = np.mod(lon - np.roll(lon, -1, axis=1) + 180.0, 360.0) - 180.0
+    return bool(np.all(along | (np.abs(turn) < 1e-9)))
+
+
+def _regular_boxes(lat: Array, lon: Array) -> tuple[Array, Array] | None:
+    """Corners of points on a regular grid, (n, 4) each; None when they are on none."""
+    height = _spacing(np.unique(np.round(lat, 5)), 180.0)
+    width = _spacing(np.unique(np.round(np.mod(lon, 360.0), 5)), 360.0)
+    if height is None or width is None:
+        return None
+    south = np.clip(lat - 0.5 * height, -90.0, 90.0)
+    north = np.clip(lat + 0.5 * height, -90.0, 90.0)
+    west, east = lon - 0.5 * width, lon + 0.5 * width
+    return np.stack([south, south, north, north], 1), np.stack([west, east, east, west], 1)
+
+
+def _spacing(values: Array, turn: float) -> float | None:
+    """The step of which all differences are multiples, and that divides the turn (less one)."""
+    if values.size < 3:
+        return None
+    gaps = np.diff(values)
+    step = float(gaps[gaps > _SNAP_DEGREES].min(initial=np.inf))
+    # Of a step near the tolerance anything would be a multiple.
+    if not 100.0 * _SNAP_DEGREES < step < np.inf:
+        return None
+    # 180 / 191 for rows centred on the poles; rounded values tell the step only roughly.
+    exact = turn / round(turn / step)
+    multiples = (values - values[0]) / exact
+    if np.max(np.abs(multiples - np.round(multiples))) * exact > _SNAP_DEGREES:
+        return None
+    return exact
+
+
+def _ugrid(ds: xr.Dataset, where: str) -> MeshSource | None:
+    names = [n for n, v in ds.variables.items() if v.attrs.get("cf_role") == "mesh_topology"]
+    if not names:
+        return None
+    topology = ds[names[0]]
+    try:
+        nodes = str(topology.attrs["node_coordinates"]).split()
+        faces = ds[str(topology.attrs["face_node_connectivity"])]
+        lat_name = next(n for n in nodes if "lat" in _kind(ds, n))
+        lon_name = next(n for n in nodes if "lon" in _kind(ds, n))
+    except (KeyError, StopIteration) as error:
+        raise DataError(
+            Problem(where, str(names[0]), f"a mesh topology without {error}", "a UGRID 2-D mesh")
+        ) from error
+    cell_dim = topology.attrs.get("face_dimension", faces.dims[0])
+    table = np.asarray(faces.transpose(cell_dim, ...).values, dtype=np.float64)
+    start = int(faces.attrs.get("start_index", 0))
+    missing = ~np.isfinite(table) | (table < start)
+    index = np.where(missing, -1, table - start).astype(np.int64)
+    described = {
+        str(names[0]),
+        str(faces.name),
+        *nodes,
+        *str(topology.attrs.get("face_coordinates", "")).split(),
+    }
+    return _of_nodes(ds, where, index, lat_name, lon_name, faces.dims, cell_dim, described)
+
+
+def _kind(ds: xr.Dataset, name: str) -> str:
+    """What a coordinate is by its attributes, else by its name."""
+    attributes = ds[name].attrs
+    return (
+        str(attributes.get("standard_name") or attributes.get("units") or name)
+        .lower()
+        .replace("degrees_north", "lat")
+        .replace("degrees_east", "lon")
+    )
+
+
+def _mpas(ds: xr.Dataset, where: str) -> MeshSource | None:
+    if not {"verticesOnCell", "nEdgesOnCell", "latVertex", "lonVertex"} <= set(ds.variables):
+        return None
+    table = ds["verticesOnCell"]
+    cell_dim = table.dims[0]
+    index = np.asarray(table.values, dtype=np.int64) - 1
+    number = np.asarray(ds["nEdgesOnCell"].values, dtype=np.int64)
+    index = np.where(np.arange(index.shape[1]) < number[:, None], index, -1)
+    described = _MPAS_CELLS & {str(name) for name in ds.variables}
+    return _of_nodes(ds, where, index, "latVertex", "lonVertex", table.dims, cell_dim, described)
+
+
+def _of_nodes(
+    ds: xr.Dataset,
+    where: str,
+    index: NDArray[np.int64],
+    lat_name: str,
+    lon_name: str,
+    dims: tuple[Hashable, ...],
+    cell_dim: Hashable,
+    described: set[str],
+) -> MeshSource:
+    """Cells from the numbers of their nodes, (n, m) from 0, -1 where there is none."""
+    radians = {"latVertex", "lonVertex"} == {lat_name, lon_name}
+    lat, lon = (
+        np.rad2deg(np.asarray(ds[name].values, dtype=np.float64))
+        if radians and "deg" not in str(ds[name].attrs.get("units", ""))
+        else _degrees(ds, where, name, name)
+        for name in (lat_name, lon_name)
+    )
+    if index.max(initial=-1) >= lat.size:
+        found = f"node {index.max() + 1} of {lat.size}"
+        raise DataError(Problem(where, "connectivity", found, "numbers of nodes that exist"))
+    around = [np.where(index < 0, np.nan, values[np.maximum(index, 0)]) for values in (lat, lon)]
+    float32 = any(ds[n].dtype == np.float32 for n in (lat_name, lon_name))
+    points = _middles(*around)
+    mesh, model = _mesh_of_corners(where, lat_name, (1, len(index)), points, around, float32)
+    extra = (set(dims) | set(ds[lat_name].dims)) - {cell_dim}
+    extra |= {d for d in ("nEdges", "nVertices", "maxEdges", "maxEdges2") if d in ds.dims}
+    return MeshSource(mesh, model, (cell_dim,), frozenset(extra), frozenset(described))
+
+
+def _vectors(lat: Array, lon: Array) -> Array:
+    p, q = np.deg2rad(lat), np.deg2rad(lon)
+    return np.stack([np.cos(p) * np.cos(q), np.cos(p) * np.sin(q), np.sin(p)], axis=-1)
+
+
+def _middles(lat: Array, lon: Array) -> tuple[Array, Array]:
+    """(n,) latitudes and longitudes of the middles of the corners (missing ones left out)."""
+    x, y, z = np.nansum(_vectors(lat, lon), axis=1).T
+    return np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x))
+
+
+def _check(where: str, mesh: Mesh) -> None:
+    """DataError for cells without area, larger than a hemisphere, or away from their points."""
+    assert mesh.lat_corners is not None
+    assert mesh.lon_corners is not None
+    area = mesh.cell_area.ravel() / (4.0 * np.pi)
+    corners = _vectors(mesh.lat_corners, mesh.lon_corners)
+    middle = corners.mean(axis=1)
+    reach = np.linalg.norm(corners - middle[:, None], axis=-1).max(axis=1)
+    away = np.linalg.norm(_vectors(mesh.lat_points, mesh.lon_points) - middle, axis=-1)
+    slack = np.deg2rad(_SNAP_DEGREES)
+    for bad, found in (
+        (~np.isfinite(area), "corners that are no cell smaller than a hemisphere"),
+        (area <= 0.0, "corners without area between them"),
+        (away > 1.001 * reach + slack, "a point outside its corners"),
+    ):
+        cells = np.flatnonzero(bad)
+        if cells.size:
+            k = int(cells[0])
+            place = f"cell {k + 1} at {mesh.lat_points[k]:.4g} N, {mesh.lon_points[k]:.4g} E"
+            raise DataError(
+                Problem(
+                    where,
+                    "corners",
+                    f"{found} in {cells.size} cells; the first is {place}",
+                    "the corners of each cell, in order round it",
+                    "Mend the bounds",
+                )
+            )
