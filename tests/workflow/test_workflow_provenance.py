@@ -29,7 +29,8 @@ from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.task import run_task
 
 SPINUP = "run-spinup"
-FIRST, LAST = "run-historical-1901-1962", "run-historical-1963-2024"
+FIRST, LAST = "run-historical-2001-2012", "run-historical-2013-2024"
+YEARS = (*range(1901, 1921), *range(2001, 2025))
 ENGINES = ("harmonize", "regrid", "export")
 
 
@@ -38,12 +39,16 @@ def rich(toy: Any) -> Any:
     """A toy with everything that a manifest holds: program, template, inputs for one phase alone,
     a spin-up of one segment, and historical years in two."""
     tree = toy.tree
-    tree["run"]["phases"][0]["cycles"] = 1
+    spinup, historical = tree["run"]["phases"]
+    tree["run"]["phases"] = [
+        {**spinup, "years": [2000, 2000], "cycles": 1},
+        {**historical, "years": [2001, 2024], "segment_years": 12},
+    ]
     tree["run"]["executables"] = {"model": "model.sh"}
     tree["run"]["files"] = {"run.nml": "run.j2"}
     tree["run"]["inputs"] = {"met": "met_{year}.txt"}
     tree["run"]["environment"] += "\nmodule() { :; }\nmodule load netcdf"
-    for year in range(1901, 2025):
+    for year in YEARS:
         (toy.folder / f"met_{year}.txt").write_text(str(year))
     (toy.folder / "run.j2").write_text("{{ first_year }}\n")
     toy.write()
@@ -87,7 +92,7 @@ def test_the_manifest_names_everything_with_its_hash(rich: Any) -> None:
         rich.folder / "run.j2"
     )
     inputs = found["inputs"]
-    wanted = ["prior.sh", "posterior.sh", *(f"met_{y}.txt" for y in range(1901, 2025))]
+    wanted = ["prior.sh", "posterior.sh", *(f"met_{y}.txt" for y in YEARS)]
     for name in wanted:
         assert inputs[str(rich.folder / name)]["sha256"] == file_hash(rich.folder / name)
     assert str(model) not in inputs
@@ -196,8 +201,8 @@ def everything(*runs: str) -> tuple[str, ...]:
         ("prior.sh", "# another\n", everything(SPINUP, FIRST, LAST)),
         ("met_1910.txt", "another", everything(SPINUP, FIRST, LAST)),
         # Beyond the years that the spin-up recycles: nothing before them changes.
-        ("met_1950.txt", "another", everything(FIRST, LAST)),
-        ("met_2000.txt", "another", everything(LAST)),
+        ("met_2005.txt", "another", everything(FIRST, LAST)),
+        ("met_2020.txt", "another", everything(LAST)),
     ],
 )
 def test_a_changed_file_is_told_with_the_steps_it_changes(
@@ -214,10 +219,10 @@ def test_a_changed_file_is_told_with_the_steps_it_changes(
 
 def test_a_file_that_is_gone_is_told_even_if_nothing_can_be_planned(rich: Any) -> None:
     api.prepare(rich.experiment)
-    (rich.folder / "met_2000.txt").unlink()
+    (rich.folder / "met_2020.txt").unlink()
     found = changes(rich)
-    assert LAST in found["met_2000.txt"]
-    line = next(str(d) for d in reproduce(rich.run_dir) if "met_2000" in d.what)
+    assert LAST in found["met_2020.txt"]
+    line = next(str(d) for d in reproduce(rich.run_dir) if "met_2020" in d.what)
     assert "now not there" in line
     assert "experiment.yaml" in found
 
@@ -288,14 +293,14 @@ def test_a_new_commit_with_equal_files_is_a_note(rich: Any) -> None:
 def test_the_command_says_one_line_for_each_difference_and_refuses(rich: Any) -> None:
     api.prepare(rich.experiment)
     rich.parameters("Prior", ":\n# other\n")
-    (rich.folder / "met_2000.txt").write_text("other")
+    (rich.folder / "met_2020.txt").write_text("other")
     done = rich.cli("reproduce", str(rich.run_dir))
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all("recorded" in line and "changes run-" in line for line in lines)
     value = json.loads(rich.cli("reproduce", str(rich.run_dir), "--json").stdout)
-    assert {Path(c["what"]).name for c in value["changes"]} == {"prior.sh", "met_2000.txt"}
+    assert {Path(c["what"]).name for c in value["changes"]} == {"prior.sh", "met_2020.txt"}
     assert value["damaged"] == []
 
 
@@ -338,7 +343,7 @@ def test_a_copy_of_the_experiment_reproduces_it(portable: Any) -> None:
     assert check_reproduces(plan, manifest(portable)) == []
 
 
-@pytest.mark.parametrize("file", ["model.sh", "prior.sh", "run.j2", "met_2000.txt"])
+@pytest.mark.parametrize("file", ["model.sh", "prior.sh", "run.j2", "met_2020.txt"])
 def test_submitting_like_another_run_is_refused_where_a_file_differs(
     portable: Any, file: str
 ) -> None:
@@ -350,7 +355,7 @@ def test_submitting_like_another_run_is_refused_where_a_file_differs(
         api.submit(copy, like=portable.run_dir)
     text = str(caught.value)
     assert str(copy.parent / file) in text
-    assert f"other keys for {'run-spinup' if file != 'met_2000.txt' else LAST}" in text
+    assert f"other keys for {'run-spinup' if file != 'met_2020.txt' else LAST}" in text
     assert not copy.with_suffix(".run").exists()
 
 
@@ -382,7 +387,7 @@ def test_submitting_like_another_run_is_refused_where_software_differs(portable:
     [("echo 9 > {f}", "recorded"), ("rm {f}", "not there"), (": > {f}", "recorded")],
     ids=["changed", "removed", "emptied"],
 )
-@pytest.mark.parametrize("name", ["restart_out/years.txt", "out/mon_1963.txt"])
+@pytest.mark.parametrize("name", ["restart_out/years.txt", "out/mon_2013.txt"])
 def test_damage_to_a_result_is_found(rich: Any, damage: str, words: str, name: str) -> None:
     for step in (SPINUP, FIRST, LAST):
         run = perform(rich, step)

@@ -450,8 +450,6 @@ def test_a_restart_file_that_vanished_unexplained_is_not_made_again_in_silence(c
 def test_reviving_cut_short_is_finished_by_the_next_submission(
     chain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The queue does not know the jobs of this test: they are not new ones that will show up.
-    monkeypatch.setattr("callmip_global.workflow.observe.SETTLE_S", 0.0)
     run = perform(chain, SEGMENTS)
     prune(run.path, keep=1, delete=True)
     edit_historical(chain)
@@ -467,8 +465,8 @@ def test_reviving_cut_short_is_finished_by_the_next_submission(
         revive(run, waiting(run, plan))
     monkeypatch.setattr(module, "write_json", real)
     revive(run, waiting(run, plan))
-    chain.submit()
-    assert set(chain.wait().values()) == {"done"}
+    perform(chain, SEGMENTS)
+    assert all(run.is_done(f"{s}/S3.Prior", plan.task(f"{s}/S3.Prior").key) for s in SEGMENTS)
 
 
 def test_pruned_twice_both_markers_are_kept(chain: Any) -> None:
@@ -496,7 +494,7 @@ def test_pruned_twice_both_markers_are_kept(chain: Any) -> None:
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[Mapping[str, Any], ...]:
     """Run tasks in an order they can run in: what each builds on, whether it is done."""
-    n = draw(st.integers(1, 12))
+    n = draw(st.integers(1, 8))
     return tuple(
         {
             "upstream": sorted(draw(st.sets(st.integers(0, i - 1), max_size=2))) if i else [],
@@ -527,7 +525,7 @@ def world(folder: Path, graph: tuple[Mapping[str, Any], ...]) -> tuple[RunDir, P
     return run, Plan("p", "e", {}, {}, tuple(steps))
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(graph=graphs(), keep=st.integers(1, 4), outputs=st.booleans())
 def test_whatever_the_graph_nothing_that_is_needed_goes(
     graph: tuple[Mapping[str, Any], ...], keep: int, outputs: bool
