@@ -196,29 +196,45 @@ class RunDir:
                     os.link(draft, path)
                     break
                 except FileExistsError:
-                    self._break_dead_lock(path, mine)
+                    if self._take_over(path, draft, mine):
+                        break
             else:
                 raise self._locked(path)
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         try:
             yield
         finally:
-            path.unlink()
-
-    def _break_dead_lock(self, path: Path, mine: Mapping[str, Any]) -> None:
-        try:
-            owner = read_json(path)
-        except (FileNotFoundError, ValueError):
-            return
-        if owner["host"] == mine["host"] and not Path(f"/proc/{owner['pid']}").exists():
-            aside = path.with_name(f".lock.{mine['id']}.dead")
             with contextlib.suppress(FileNotFoundError):
-                path.rename(aside)
-                if read_json(aside)["id"] != owner["id"]:
-                    # Somebody broke it first and holds the lock now: give it back.
-                    os.link(aside, path)
-                aside.unlink()
+                if read_json(path)["id"] == mine["id"]:
+                    path.unlink()
+
+    def _take_over(self, path: Path, draft: Path, mine: Mapping[str, Any]) -> bool:
+        """Put our lock in the place of that of a process which no longer lives; False if it lives.
+
+        Of several that find the same dead lock one may do so: who makes the heir file of its owner,
+        or of the owner's heir if that one died over it. A lock is replaced, never away.
+        """
+        try:
+            owner = last = read_json(path)
+            heirs = []
+            while True:
+                if last["host"] != mine["host"] or Path(f"/proc/{last['pid']}").exists():
+                    return False
+                heirs.append(path.with_name(f".lock.{last['id']}.heir"))
+                if not heirs[-1].exists():
+                    break
+                last = read_json(heirs[-1])
+            os.link(draft, heirs[-1])
+            # Another heir may have been here, and gone, since we read the lock.
+            ours = bool(read_json(path)["id"] == owner["id"])
+            if ours:
+                draft.replace(path)
+        except (FileNotFoundError, FileExistsError, ValueError):
+            return False
+        for heir in reversed(heirs if ours else heirs[-1:]):
+            heir.unlink(missing_ok=True)
+        return ours
 
     def _locked(self, path: Path) -> UsageError:
         try:
