@@ -167,6 +167,8 @@ class Cluster:
         self.jobs: list[Job] = []
         self.armed: dict[str, list[str]] = {kind: [] for kind in FAULTS}
         self.accepted: Callable[[Job], None] = lambda job: None
+        self.ended: Callable[[Element, str], None] = lambda element, ending: None
+        """What is told when the scheduler ends a job that runs."""
         self.starts = self.faults_met = 0
         self.reuse: str | None = None
         """Id of a forgotten job that the next one gets."""
@@ -639,6 +641,7 @@ class Cluster:
 
     def _last_words(self, element: Element, ending: str) -> None:
         """What the scheduler itself writes into the log of a job that it ends."""
+        self.ended(element, ending)
         line = _LAST_WORDS[self.flavour.name].get(ending)
         if line is not None:
             self._write_log(element, f"{line}\n")

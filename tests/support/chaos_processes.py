@@ -464,7 +464,8 @@ class _Child:
         assert _kernel is not None
         if self.task is not None:
             _kernel.wait_for(self.parent, self.task)
-            self.returncode = -9 if self.task.killed else self.task.code or 0
+            code = 1 if self.task.error is not None else self.task.code or 0
+            self.returncode = -9 if self.task.killed else code
         elif not self.begun:
             self.begun = True
             self.returncode = _kernel.start_child(self.argv, self.cwd)

@@ -93,7 +93,8 @@ class Truth:
             failing.append("CANCELLED")
         if any(e.state in failing and e.starts for e in listed):
             found.add("failed")
-        if any(e.state != "COMPLETED" and e.starts and e.log.exists() for e in elements):
+        # Its log may also be that of an older job of the same number.
+        if any(e.state != "COMPLETED" and e.log.exists() for e in elements):
             found.add("failed")
         return found | {"waiting", "blocked"}
 

@@ -49,6 +49,7 @@ class World:
         self.kernel = Kernel(self.run_dir, traced=traced)
         self.cluster = Cluster(self.kernel, case.flavour, self._job_body)
         self.cluster.accepted = self._accepted
+        self.cluster.ended = self._ended
         self.kernel.published = self._published
         self.kernel.retired = self._retired
         self.kernel.start_child = self._child
@@ -61,7 +62,7 @@ class World:
         self.bodies: list[tuple[str, Process]] = []
         """The models that run: ``step/task`` and process."""
         self.causes: dict[str, str] = {}
-        """Class of failure of the attempts (by folder) whose model failed."""
+        """Class of failure of the attempts (by folder) whose model or whose job failed."""
         self.publications: dict[tuple[str, str], int] = {}
         """After how many effects a result was published."""
         self.disk_was_full = False
@@ -159,6 +160,15 @@ class World:
             element.packed = pack > 1
             own = [r for r in intent["numbers"] if (r - 1) // pack + 1 == element.unit]
             element.tasks = tuple((f"{job.step}/{rows[r][0]}", rows[r][1]) for r in own)
+
+    def _ended(self, element: Element, ending: str) -> None:
+        """Note why the scheduler ends what runs in a job, unless it failed before."""
+        kind = {"TIMEOUT": "walltime", "OUT_OF_MEMORY": "memory"}.get(ending)
+        job = element.process
+        if kind is not None and job is not None and self.case.flavour.name != "local":
+            for process in (job, *job.children):
+                if process.attempt and process.alive:
+                    self.causes.setdefault(process.attempt, kind)
 
     def _child(self, argv: Sequence[str], cwd: Path) -> int:
         """The group's own command: reads, adds, writes, with a stop before each effect."""
@@ -504,9 +514,9 @@ class World:
         cause = self.causes.get(str(attempts[-1]))
         # A later job may have failed before it came to an attempt of its own.
         is_latest = found.lease is not None and told["token"] == found.lease.intent.token
-        if is_latest and told["state"] == "failed" and cause is not None and kind != cause:
+        if is_latest and told["state"] != "left" and cause is not None and kind != cause:
             interrupted = self.disk_was_full or str(attempts[-1]) in self.kernel.signalled
-            if not (kind == "node" and interrupted):
+            if cause == "walltime" or not (kind == "node" and interrupted):
                 self.complain(f"{ref} failed: {kind}, in truth {cause}")
 
 
