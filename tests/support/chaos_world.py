@@ -493,9 +493,10 @@ class World:
     def _check_queue(self) -> None:
         """No task is in the queue under two submissions: what was asked for is looked for first."""
         tokens: dict[str, set[str]] = {}
+        begun = {j.token for j in self.cluster.jobs if any(e.starts for e in j.elements)}
         for element in self.cluster.elements():
             # A packed job goes on, or starts again, for its other tasks.
-            is_over = element.packed and element.starts > 0
+            is_over = element.packed and element.job.token in begun
             if element.state in ("PENDING", "RUNNING") and not is_over:
                 for ref, _ in element.tasks:
                     tokens.setdefault(ref, set()).add(element.job.token)
