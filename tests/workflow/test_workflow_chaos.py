@@ -161,11 +161,36 @@ def test_a_submission_that_was_accepted_twice_keeps_one_job(
     assert [j.elements[0].starts for j in here.cluster.jobs if j.token == first.token] == [0, 1]
 
 
+TWICE = ("fault", 0, 6)
+"""The next submission is accepted twice."""
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_the_second_job_of_a_submission_may_come_at_any_moment_of_the_first(
+    shop: Workshop, case: str
+) -> None:
+    """Between its look at the result and its claim, too: the model never runs again."""
+    for effects in range(1, 40):
+        both = (TWICE, ("submit", 0, 0), ("start", 0, effects), ("start", 0, 0), ("run", 0, 0))
+        report = chaos.run_actions(shop, case, both)
+        assert report.wrong == (), f"after {effects} effects of the first"
+
+
+def test_two_commands_that_find_the_same_dead_lock_do_not_both_get_it(shop: Workshop) -> None:
+    for effects in range(1, 40):
+        actions = (
+            ("submit", 0, 20),
+            ("kill", 0, 0),
+            ("submit", 0, effects),
+            ("submit", 0, 15),
+            ("go", 0, 0),
+            ("go", 0, 0),
+        )
+        report = chaos.run_actions(shop, "small slurm", actions)
+        assert report.wrong == (), f"after {effects} effects of the first"
+
+
 # The simulator sees what it is there for: with a guarantee taken out, sequences fail.
-
-
-TWICE = (("fault", 0, 6), ("submit", 0, 0), ("start", 0, 19), ("start", 0, 0))
-"""A submission is accepted twice, and both of its jobs are started."""
 
 
 def careless_claim(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,7 +243,8 @@ def test_the_simulator_sees_a_guarantee_that_is_taken_out(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, broken: Any
 ) -> None:
     monkeypatch.setattr(where, name, broken)
-    twice = chaos.run_actions(shop, "small slurm", TWICE)
+    both = (TWICE, ("submit", 0, 0), ("start", 0, 19), ("start", 0, 0))
+    twice = chaos.run_actions(shop, "small slurm", both)
     assert twice.wrong or any(chaos.run_seed(shop, seed).wrong for seed in range(200))
 
 
