@@ -183,7 +183,8 @@ def test_two_commands_that_find_the_same_dead_lock_do_not_both_get_it(shop: Work
             ("kill", 0, 0),
             ("submit", 0, effects),
             ("submit", 0, 15),
-            ("go", 0, 0),
+            ("go", 0, 1),
+            ("go", 1, 0),
             ("go", 0, 0),
         )
         report = chaos.run_actions(shop, "small slurm", actions)
