@@ -98,6 +98,24 @@ def test_a_controller_that_is_down_cannot_be_contacted_and_comes_back(slurm: Slu
     assert states(slurm)[job_id] == "CANCELLED"
 
 
+@pytest.mark.parametrize("with_jobs", [True, False], ids=["crashed", "unreachable"])
+def test_a_lost_node_ends_its_jobs_or_lets_them_run_on_and_comes_back(
+    slurm: SlurmCluster, tmp_path: Path, with_jobs: bool
+) -> None:
+    command = f"echo $$ >> {tmp_path}/pids; sleep 100"
+    job_id = submit(slurm, command, "--requeue", "--nodelist=node2")
+    wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
+    pid = int((tmp_path / "pids").read_text())
+    assert slurm.node_of(job_id) == "node2"
+    with slurm.node_lost("node2", with_jobs=with_jobs):
+        # Slurm puts the job back into its queue, and holds it there for two minutes.
+        wait_until(lambda: "PENDING" in {job.state for job in slurm.jobs() if job.job_id == job_id})
+        assert is_alive(pid) is not with_jobs
+    assert {job.state for job in slurm.jobs() if job.job_id == job_id} == {"PENDING"}
+    # A node that comes back ends what is not its own any more.
+    wait_until(lambda: not is_alive(pid))
+
+
 def test_a_forgotten_job_leaves_no_trace_and_its_id_is_not_given_again(slurm: SlurmCluster) -> None:
     old = submit(slurm, "true")
     slurm.wait_idle()

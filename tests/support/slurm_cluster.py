@@ -67,7 +67,7 @@ SlurmdLogFile={root}/log/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters={select}
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
@@ -79,8 +79,16 @@ KillWait=2
 MessageTimeout=10
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] \
 CPUs={cpus} RealMemory={memory_mb} State=UNKNOWN
-PartitionName=normal Nodes=ALL Default=YES MaxTime=2-00:00:00 State=UP
+{more}PartitionName=normal Nodes=ALL Default=YES MaxTime=2-00:00:00 State=UP
 PartitionName=express Nodes=ALL MaxTime=01:00:00 State=UP
+"""
+
+# Without cgroups, which need root: slurmd adds up the memory of a job's processes every second.
+_ENFORCE_MEMORY = """\
+DefMemPerNode=100
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill,UsePss
 """
 
 
@@ -158,6 +166,27 @@ class SlurmCluster:
         self._tell("forget")
 
     @contextlib.contextmanager
+    def node_lost(self, node: str, *, with_jobs: bool) -> Iterator[None]:
+        """While inside, a node is gone, and the controller knows: ``with_jobs`` it crashed; else
+        it cannot be reached, and what runs on it runs on."""
+        self._tell(f"{'crash' if with_jobs else 'cut'} {node}")
+        # By itself the controller would know after SlurmdTimeout, five minutes.
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+        try:
+            yield
+        finally:
+            self._tell(f"revive {node}")
+
+    def node_of(self, job_id: str) -> str:
+        """The node that a running job, or element, is on."""
+        return self.run("squeue", "-h", "-j", job_id, "-o", "%N").strip()
+
+    def dependency(self, job_id: str) -> str:
+        """What a pending job, or element, waits for, as ``scontrol show job`` has it."""
+        text = self.run("scontrol", "show", "job", job_id)
+        return text.partition(" Dependency=")[2].partition("\n")[0].strip()
+
+    @contextlib.contextmanager
     def controller_down(self) -> Iterator[None]:
         """While inside, sbatch, squeue and scancel cannot contact the controller."""
         self._tell("down")
@@ -189,14 +218,15 @@ class SlurmCluster:
             raise RuntimeError(f"{command}: {answer or 'the supervisor has ended'}")
 
 
-def start_cluster() -> SlurmCluster:
+def start_cluster(*, enforce_memory: bool = False) -> SlurmCluster:
     """Start a Slurm that lives as long as this process, in a short temporary folder.
 
+    ``enforce_memory``: it ends jobs that use more memory than they asked for.
     Raises SlurmUnavailableError with the reason, the daemons' last log lines included.
     """
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     supervisor = subprocess.Popen(
-        [sys.executable, __file__, "serve", str(root)],
+        [sys.executable, __file__, "serve", *["--enforce-memory"] * enforce_memory, str(root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -227,8 +257,9 @@ def environment(root: Path) -> dict[str, str]:
 class _Supervisor:
     """Owns the daemons: starts them, restarts the controller on request, ends them all."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, enforce_memory: bool = False) -> None:
         self.root = root
+        self.enforce_memory = enforce_memory
         self.env = environment(root)
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.generation = 0
@@ -266,11 +297,21 @@ class _Supervisor:
         self._wait_for("munge socket", lambda: (munge / "socket").is_socket())
         self._spawn("slurmctld", "-D", "-c")
         for number in range(1, NODES + 1):
-            self._spawn("slurmd", "-D", "-N", f"node{number}", log_name=f"node{number}")
+            self._start_node(f"node{number}")
         self._wait_for_nodes()
 
     def obey(self, command: str) -> None:
-        if command == "down":
+        command, _, node = command.partition(" ")
+        if command in ("crash", "cut"):
+            daemon = self.daemons.pop(node)
+            daemon.kill()
+            daemon.wait()
+            if command == "crash":
+                _kill_jobs_of(node)
+        elif command == "revive":
+            self._start_node(node)
+            self._wait_for_nodes()
+        elif command == "down":
             self._end("slurmctld")
         elif command == "up":
             self._spawn("slurmctld", "-D")
@@ -298,6 +339,9 @@ class _Supervisor:
         self._end("munged")
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def _start_node(self, node: str) -> None:
+        self._spawn("slurmd", "-D", "-N", node, log_name=node)
+
     def _write_conf(self) -> None:
         text = _CONF.format(
             host=socket.gethostname().split(".")[0],
@@ -310,6 +354,8 @@ class _Supervisor:
             memory_mb=MEMORY_PER_NODE_MB,
             max_array_size=MAX_ARRAY_SIZE,
             first_job_id=1 + 10_000 * self.generation,
+            select="CR_CPU_Memory" if self.enforce_memory else "CR_CPU",
+            more=_ENFORCE_MEMORY if self.enforce_memory else "",
         )
         (self.root / "slurm.conf").write_text(text, encoding="ascii")
 
@@ -372,12 +418,12 @@ class _Supervisor:
         return " / ".join(tails) or "none"
 
 
-def serve(root: Path, *, until_stdin_closes: bool) -> int:
+def serve(root: Path, *, until_stdin_closes: bool, enforce_memory: bool = False) -> int:
     """Run the cluster in an empty folder until told to end; says "ready" or the reason, once."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    supervisor = _Supervisor(root)
+    supervisor = _Supervisor(root, enforce_memory=enforce_memory)
     lock = _take_lock(root)
     try:
         supervisor.start()
@@ -471,13 +517,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("root", metavar="DIR", type=Path, help="a new or empty folder")
         if name == "serve":
             command.add_argument("--detached", action="store_true", help="run until SIGTERM")
+            command.add_argument(
+                "--enforce-memory",
+                action="store_true",
+                help="end jobs over their memory",
+            )
     options = parser.parse_args(arguments)
     root: Path = options.root.absolute()
     if options.command == "start":
         return start(root)
     if options.command == "stop":
         return stop(root)
-    return serve(root, until_stdin_closes=not options.detached)
+    return serve(
+        root,
+        until_stdin_closes=not options.detached,
+        enforce_memory=options.enforce_memory,
+    )
 
 
 def _say(text: str) -> None:
@@ -568,6 +623,22 @@ def _descendants(pid: int) -> set[int]:
                 found.add(child)
                 todo.append(child)
     return found
+
+
+def _kill_jobs_of(node: str) -> None:
+    """Kill all jobs of a node without a word, as a power cut does: their managers first."""
+    own = f"SLURMD_NODENAME={node}".encode()
+    jobs, managers = set(), set()
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if own in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                jobs.add(pid)
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                    managers.add(parent)
+    for pid in (*managers, *jobs):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
