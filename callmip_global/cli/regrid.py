@@ -30,6 +30,12 @@ def regrid(
     frequency: Annotated[
         str | None, typer.Option(help="mon or yr: which group of a store that has both.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weight file of ESMF, SCRIP or CDO to use; for cells whose corners are unknown."
+        ),
+    ] = None,
     dask: DaskOption = None,
     workers: WorkersOption = None,
     site: SiteOption = None,
@@ -60,6 +66,7 @@ def regrid(
             grid=target,
             out=out,
             frequency=frequency,
+            weight_file=weights,
             progress=lambda text, share: bar.update(task, description=text, completed=share),
             task_map=task_map or in_threads,
         )

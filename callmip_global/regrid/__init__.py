@@ -3,6 +3,7 @@
 from callmip_global.regrid.apply import covered_fraction, masked_mean
 from callmip_global.regrid.mesh import Mesh
 from callmip_global.regrid.pipeline import regrid_dataset, regrid_files, regrid_store
+from callmip_global.regrid.weightfiles import read_weights, write_weights
 from callmip_global.regrid.weights import AxisWeights, CellWeights, Weights, conservative_weights
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "conservative_weights",
     "covered_fraction",
     "masked_mean",
+    "read_weights",
     "regrid_dataset",
     "regrid_files",
     "regrid_store",
+    "write_weights",
 ]

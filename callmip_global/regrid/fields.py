@@ -119,16 +119,19 @@ class Inputs:
     left_out: tuple[str, ...]
 
 
-def inputs_of(ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto") -> Inputs:
+def inputs_of(
+    ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto", *, corners: bool = True
+) -> Inputs:
     """The regriddable variables of one data set.
 
     Values speak for the part of the cell that ``valid_fraction_<name>`` or ``valid_fraction`` of
     the data set say, else for its land fraction where ``cell_methods`` say "where land", else for
     all of it. ``land_fraction``: "auto" is the data set's own, an array (in [0, 1], or in % by its
-    units) overrules it and the fractions above, None ignores them all.
+    units) overrules it and the fractions above, None ignores them all. ``corners``: as for
+    ``source_of``.
     DataError when there is no grid that can be regridded or no numeric variable on it.
     """
-    source = source_of(ds, where)
+    source = source_of(ds, where, corners=corners)
     ds = _time_first(ds, where)
     land = _land(ds, source, where, land_fraction)
     fields, left_out = [], []
@@ -266,12 +269,14 @@ def _field(
 # --- files ------------------------------------------------------------------------------------
 
 
-def open_inputs(paths: Sequence[Path], frequency: Frequency | None = None) -> Inputs:
+def open_inputs(
+    paths: Sequence[Path], frequency: Frequency | None = None, *, corners: bool = True
+) -> Inputs:
     """The variables of CF files and stores, joined along time where they continue each other.
 
-    ``frequency`` picks the group of a store that has several. UsageError for paths that are not
-    there; DataError for what cannot be read, other grids than the first, overlapping times, or
-    variables on different time axes.
+    ``frequency`` picks the group of a store that has several; ``corners`` as for ``source_of``.
+    UsageError for paths that are not there; DataError for what cannot be read, other grids than
+    the first, overlapping times, or variables on different time axes.
     """
     missing = [
         Problem(str(path), found="no such file or store") for path in paths if not path.exists()
@@ -281,8 +286,9 @@ def open_inputs(paths: Sequence[Path], frequency: Frequency | None = None) -> In
     opened = [(str(path), _open(path, frequency)) for path in paths]
     if len(opened) == 1:
         where, ds = opened[0]
-        return inputs_of(ds, where)
-    return _joined([(where, inputs_of(_on_time(ds, where), where)) for where, ds in opened])
+        return inputs_of(ds, where, corners=corners)
+    timed = [(where, _on_time(ds, where)) for where, ds in opened]
+    return _joined([(where, inputs_of(ds, where, corners=corners)) for where, ds in timed])
 
 
 def _open(path: Path, frequency: Frequency | None) -> xr.Dataset:

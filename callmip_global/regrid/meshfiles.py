@@ -263,13 +263,16 @@ def _ugrid(ds: xr.Dataset, where: str) -> MeshSource | None:
     start = int(faces.attrs.get("start_index", 0))
     missing = ~np.isfinite(table) | (table < start)
     index = np.where(missing, -1, table - start).astype(np.int64)
-    described = {
-        str(names[0]),
-        str(faces.name),
-        *nodes,
-        *str(topology.attrs.get("face_coordinates", "")).split(),
-    }
-    return _of_nodes(ds, where, index, lat_name, lon_name, faces.dims, cell_dim, described)
+    middles = str(topology.attrs.get("face_coordinates", "")).split()
+    middles = sorted((n for n in middles if n in ds.variables), key=lambda n: _kind(ds, n))
+    described = {str(names[0]), str(faces.name), *nodes, *middles}
+    points = None
+    if len(middles) == 2:
+        lat, lon = (_degrees(ds, where, name, name) for name in middles)
+        points = lat, lon
+    return _of_nodes(
+        ds, where, index, (lat_name, lon_name), points, faces.dims, cell_dim, described
+    )
 
 
 def _kind(ds: xr.Dataset, name: str) -> str:
@@ -292,35 +295,41 @@ def _mpas(ds: xr.Dataset, where: str) -> MeshSource | None:
     number = np.asarray(ds["nEdgesOnCell"].values, dtype=np.int64)
     index = np.where(np.arange(index.shape[1]) < number[:, None], index, -1)
     described = _MPAS_CELLS & {str(name) for name in ds.variables}
-    return _of_nodes(ds, where, index, "latVertex", "lonVertex", table.dims, cell_dim, described)
+    points = None
+    if {"latCell", "lonCell"} <= described:
+        points = _mpas_degrees(ds, "latCell"), _mpas_degrees(ds, "lonCell")
+    nodes = "latVertex", "lonVertex"
+    return _of_nodes(ds, where, index, nodes, points, table.dims, cell_dim, described)
+
+
+def _mpas_degrees(ds: xr.Dataset, name: str) -> Array:
+    """MPAS writes radians, mostly without saying so."""
+    return np.asarray(np.rad2deg(np.asarray(ds[name].values, dtype=np.float64)))
 
 
 def _of_nodes(
     ds: xr.Dataset,
     where: str,
     index: NDArray[np.int64],
-    lat_name: str,
-    lon_name: str,
+    nodes: tuple[str, str],
+    points: tuple[Array, Array] | None,
     dims: tuple[Hashable, ...],
     cell_dim: Hashable,
     described: set[str],
 ) -> MeshSource:
     """Cells from the numbers of their nodes, (n, m) from 0, -1 where there is none."""
-    radians = {"latVertex", "lonVertex"} == {lat_name, lon_name}
     lat, lon = (
-        np.rad2deg(np.asarray(ds[name].values, dtype=np.float64))
-        if radians and "deg" not in str(ds[name].attrs.get("units", ""))
-        else _degrees(ds, where, name, name)
-        for name in (lat_name, lon_name)
+        _mpas_degrees(ds, name) if name.endswith("Vertex") else _degrees(ds, where, name, name)
+        for name in nodes
     )
     if index.max(initial=-1) >= lat.size:
         found = f"node {index.max() + 1} of {lat.size}"
         raise DataError(Problem(where, "connectivity", found, "numbers of nodes that exist"))
     around = [np.where(index < 0, np.nan, values[np.maximum(index, 0)]) for values in (lat, lon)]
-    float32 = any(ds[n].dtype == np.float32 for n in (lat_name, lon_name))
-    points = _middles(*around)
-    mesh, model = _mesh_of_corners(where, lat_name, (1, len(index)), points, around, float32)
-    extra = (set(dims) | set(ds[lat_name].dims)) - {cell_dim}
+    float32 = any(ds[n].dtype == np.float32 for n in nodes)
+    points = points or _middles(*around)
+    mesh, model = _mesh_of_corners(where, nodes[0], (1, len(index)), points, around, float32)
+    extra = (set(dims) | set(ds[nodes[0]].dims)) - {cell_dim}
     extra |= {d for d in ("nEdges", "nVertices", "maxEdges", "maxEdges2") if d in ds.dims}
     return MeshSource(mesh, model, (cell_dim,), frozenset(extra), frozenset(described))
 

@@ -11,7 +11,7 @@ known exactly, poles and periodic wrap included. Cells of other grids are overla
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -76,6 +76,7 @@ class Weights:
     edge_model: EdgeModel
     engine: str = ENGINE
     version: str = __version__
+    tolerance: float = 0.0
 
     @property
     def source_shape(self) -> tuple[int, int]:
@@ -271,20 +272,13 @@ def _mesh_weights(source: Mesh, target: Grid, edge_model: EdgeModel) -> CellWeig
     whole = np.bincount(found.cells, weights=found.areas, minlength=n)
     kept = np.bincount(cells, weights=areas, minlength=n)
     scale = np.divide(whole, kept, out=np.ones(n), where=kept > 0.0)
-    weights = _by_target(
+    weights = cell_weights(
         cells,
         into,
         areas * scale[cells] / boxes[into],
-        CellWeights(
-            source.shape,
-            target.shape,
-            np.empty(0, np.int64),
-            np.empty(0, np.int64),
-            np.empty(0),
-            source.digest,
-            target.digest,
-            edge_model,
-        ),
+        source=source,
+        target=target,
+        edge_model=edge_model,
     )
     coverage = weights.coverage()
     if coverage.max() > 1.0 + _COVERED_TWICE:
@@ -302,19 +296,26 @@ def _mesh_weights(source: Mesh, target: Grid, edge_model: EdgeModel) -> CellWeig
     return weights
 
 
-def _by_target(
+def cell_weights(
     cells: NDArray[np.int64],
     into: NDArray[np.int64],
     values: NDArray[np.float64],
-    empty: CellWeights,
+    *,
+    source: Grid | Mesh,
+    target: Grid,
+    edge_model: EdgeModel,
 ) -> CellWeights:
-    """The weights of (source cell, target cell, value) as compressed rows of targets."""
+    """Weights from (source cell, target cell, covered part of the target cell), in any order."""
     order = np.argsort(into, kind="stable")
-    n_target = empty.target_shape[0] * empty.target_shape[1]
+    n_target = target.shape[0] * target.shape[1]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(into, minlength=n_target))])
-    return replace(
-        empty,
-        indptr=indptr.astype(np.int64),
-        indices=np.ascontiguousarray(cells[order], dtype=np.int64),
-        values=np.ascontiguousarray(values[order], dtype=np.float64),
+    return CellWeights(
+        source.shape,
+        target.shape,
+        indptr.astype(np.int64),
+        np.ascontiguousarray(cells[order], dtype=np.int64),
+        np.ascontiguousarray(values[order], dtype=np.float64),
+        source.digest,
+        target.digest,
+        edge_model,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
+
+from callmip_global.regrid import Mesh
 
 Corners = tuple[np.ndarray, np.ndarray]
 
@@ -124,3 +127,42 @@ def boxes(lat_edges: np.ndarray, lon_edges: np.ndarray) -> Corners:
     n, e = np.meshgrid(lat_edges[1:], lon_edges[1:], indexing="ij")
     lat = np.stack([s, s, n, n], axis=-1).reshape(-1, 4)
     return lat, np.stack([w, e, e, w], axis=-1).reshape(-1, 4)
+
+
+def mesh_of(corners: Corners, parallels: bool = False) -> Mesh:
+    lat, lon = corners
+    x = np.cos(np.deg2rad(lat)) * np.cos(np.deg2rad(lon))
+    y = np.cos(np.deg2rad(lat)) * np.sin(np.deg2rad(lon))
+    middle = np.stack([x, y, np.sin(np.deg2rad(lat))], axis=-1).sum(axis=1)
+    return Mesh((1, len(lat)), *corners_of(unit(middle)), lat, lon, parallels=parallels)
+
+
+def mesh_file(
+    corners: Corners,
+    units: str = "degrees",
+    shape: tuple[int, ...] | None = None,
+    gaps: bool = False,
+) -> xr.Dataset:
+    """A smooth field, two steps, on cells with CF bounds; ``shape`` of two: curvilinear."""
+    mesh = mesh_of(corners)
+    lat, lon = mesh.lat_points, mesh.lon_points
+    shape = shape or (lat.size,)
+    dims = ("cell",) if len(shape) == 1 else ("j", "i")
+    factor = np.pi / 180 if units.startswith("rad") else 1.0
+    smooth = 2.0 + np.cos(np.deg2rad(lat)) ** 2 * np.cos(2.0 * np.deg2rad(lon))
+    values = np.stack([smooth, 2.0 * smooth]).reshape(2, *shape)
+    if gaps:
+        values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
+    attributes = {"units": "kg m-2 s-1", "coordinates": "lat lon"}
+    ds = xr.Dataset(
+        {"gpp": (("time", *dims), values, attributes)},
+        coords={"time": ("time", [15.0, 45.0], {"units": "days since 2000-01-01"})},
+    )
+    for name, standard, points, around in (
+        ("lat", "latitude", lat, corners[0]),
+        ("lon", "longitude", lon, corners[1]),
+    ):
+        attributes = {"standard_name": standard, "units": units, "bounds": f"{name}_vertices"}
+        ds[name] = (dims, (points * factor).reshape(shape), attributes)
+        ds[f"{name}_vertices"] = ((*dims, "nv"), (around * factor).reshape(*shape, -1))
+    return ds
