@@ -36,7 +36,7 @@ effect of is interrupted."""
 _ALONE: Final = (("submit", 10), ("resume", 6), ("cancel", 2))
 _BUSY: Final = (("go", 14), ("kill", 2), ("submit", 1), ("cancel", 1))
 _JOBS: Final = (
-    ("start", 10), ("run", 14), ("requeue", 1), ("lose", 1), ("crash", 2), ("limit", 1),
+    ("start", 10), ("run", 14), ("requeue", 1), ("lose", 1), ("crash", 2), ("limit", 2),
     ("scancel", 1), ("forget", 1),
 )  # fmt: skip
 _WORLD: Final = (

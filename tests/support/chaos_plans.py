@@ -44,7 +44,7 @@ def _tree(scheduler: str) -> dict[str, Any]:
         "run": {
             "command": "model {first_year} {last_year} {co2} {write_output} {parameters}",
             "restart": ["sum.txt"],
-            "outputs": {"mon": "out/mon_{first_year}.txt"},
+            "outputs": {"mon": "out/mon_{year}.txt"},
             "phases": [
                 {
                     "name": "spin",
@@ -59,7 +59,8 @@ def _tree(scheduler: str) -> dict[str, Any]:
         "variables": "models/demo.yaml",
         "site": f"{scheduler}.yaml",
         "resources": {"run": {"memory": "100MB", "walltime": "00:05:00"}},
-        "output": {"grid": "2deg", "years": 20},
+        "output": {"grid": "2deg", "years": 1},
+        "retry": {"walltime": {"times": 9, "segment_years": 62}},
     }
 
 

@@ -20,6 +20,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,9 @@ class World:
         self.bodies: list[tuple[str, Process]] = []
         """The models that run: ``step/task`` and process."""
         self.causes: dict[str, str] = {}
-        """Class of failure of the attempts (by folder) whose model or whose job failed."""
+        """Class of failure of the attempts (by folder) whose model failed."""
+        self.endings: dict[str, str] = {}
+        """The same for those that the scheduler ended."""
         self.publications: dict[tuple[str, str], int] = {}
         """After how many effects a result was published."""
         self.disk_was_full = False
@@ -168,7 +171,7 @@ class World:
         if kind is not None and job is not None and self.case.flavour.name != "local":
             for process in (job, *job.children):
                 if process.attempt and process.alive:
-                    self.causes.setdefault(process.attempt, kind)
+                    self.endings.setdefault(process.attempt, kind)
 
     def _child(self, argv: Sequence[str], cwd: Path) -> int:
         """The group's own command: reads, adds, writes, with a stop before each effect."""
@@ -176,15 +179,16 @@ class World:
         assert process is not None
         script = Path(argv[-1]).read_text().strip().splitlines()[-1]
         name, *words = shlex.split(script)
-        ref = "/".join(cwd.parts[-3:-1])
-        key = json.loads((cwd / "status.json").read_text())["key"]
+        attempt = next(p for p in (cwd, *cwd.parents) if p.name.startswith("attempt-"))
+        ref = "/".join(attempt.parts[-3:-1])
+        key = json.loads((attempt / "status.json").read_text())["key"]
         self._model_begins(process, ref, key)
         self.bodies.append((ref, process))
         try:
             self.kernel.effect(process, f"{name} of {ref} computes", on_disk=False)
             if self.model_fails:
                 code = self.model_fails.pop(0)
-                self.causes[str(cwd)] = "memory" if code == 137 else "model"
+                self.causes[str(attempt)] = "memory" if code == 137 else "model"
                 return code
             if name == "merge":
                 *inputs, output = words
@@ -203,7 +207,7 @@ class World:
         for name in ("sum.txt", "old.txt"):
             _write(cwd / "restart_out" / name, str(total))
         if writes == "true":
-            _write(cwd / "out" / f"mon_{first}.txt", str(total))
+            _write(cwd / "out" / f"mon_{last}.txt", str(total))
 
     def _model_begins(self, process: Process, ref: str, key: str) -> None:
         if self.results.get(ref, {}).get(key):
@@ -512,11 +516,16 @@ class World:
         if kind == "submit" or not attempts:
             return
         told = json.loads((attempts[-1] / "status.json").read_text())
-        cause = self.causes.get(str(attempts[-1]))
+        folder = str(attempts[-1])
+        cause = self.endings.get(folder)
+        if told["state"] == "failed":
+            # What it said itself counts, unless it was that it was asked to end.
+            asked_to_end = told["failure"]["exit_code"] == -signal.SIGTERM
+            cause = self.causes.get(folder, cause if asked_to_end else None)
         # A later job may have failed before it came to an attempt of its own.
         is_latest = found.lease is not None and told["token"] == found.lease.intent.token
         if is_latest and told["state"] != "left" and cause is not None and kind != cause:
-            interrupted = self.disk_was_full or str(attempts[-1]) in self.kernel.signalled
+            interrupted = self.disk_was_full or folder in self.kernel.signalled
             if cause == "walltime" or not (kind == "node" and interrupted):
                 self.complain(f"{ref} failed: {kind}, in truth {cause}")
 
@@ -538,7 +547,7 @@ def _silent(text: str) -> None:
 def _contribution(first: Any, last: Any, co2: Any) -> int:
     """What a segment adds to the value that is handed on."""
     fixed = 0 if co2 == "yearly" else int(co2)
-    return (int(last) - int(first) + 1) * 10_000 + fixed
+    return (int(last) - int(first) + 1) * (10_000 + fixed)
 
 
 def _task_of_pack(argv: Sequence[str]) -> Callable[[], int] | None:
