@@ -39,7 +39,9 @@ class Local:
         self.slots = slots
 
     def _command(self, verb: str) -> list[str]:
-        return [sys.executable, "-m", "callmip_global.jobs.localqueue", verb, str(self.queue_dir)]
+        # -P: no module in the user's folder takes the place of one of ours.
+        module = "callmip_global.jobs.localqueue"
+        return [sys.executable, "-Pm", module, verb, str(self.queue_dir)]
 
     def directives(self, job: JobSpec) -> list[str]:
         return []

@@ -221,7 +221,7 @@ def submit(queue: Path, options: argparse.Namespace) -> int:
 def _start_serving(queue: Path, slots: int) -> None:
     with (queue / "serve.log").open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "serve", str(queue), f"--slots={slots}"],
+            [sys.executable, "-P", "-m", __spec__.name, "serve", str(queue), f"--slots={slots}"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

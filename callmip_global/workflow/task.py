@@ -97,7 +97,7 @@ def _run_pack(run: RunDir, step_name: str, unit: int, rows: Sequence[int], token
     """
     children = {
         row: subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, str(run.path), step_name, str(unit), token,
+            [sys.executable, "-P", "-m", __spec__.name, str(run.path), step_name, str(unit), token,
              str(row)],
             stdin=subprocess.DEVNULL,
         )

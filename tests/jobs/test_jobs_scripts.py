@@ -108,7 +108,7 @@ def test_the_script_hands_over_the_row_of_the_task_table(
     arguments: list[str], environment: dict[str, str], wanted: str, awkward_dir: Path
 ) -> None:
     python = awkward_dir / "python"
-    python.write_text('#!/bin/sh\nshift 3\necho "$*"\n')
+    python.write_text('#!/bin/sh\nshift 4\necho "$*"\n')
     python.chmod(0o755)
     job = replace(RUN, python=str(python), run_dir=awkward_dir)
     script = awkward_dir / "job.sh"
@@ -167,7 +167,7 @@ def test_bash_hands_over_exactly_the_bytes_of_every_name(run_dir: str, step: str
         job = replace(RUN, run_dir=Path(run_dir), step=step, python=str(python))
         arguments = handed_over(render_script(job, SCHEDULERS["local"]), folder)
         # Path() takes out doubled slashes: what counts is what the script was made from.
-        wanted = ["-m", "callmip_global.workflow.task", str(job.run_dir), step, "7"]
+        wanted = ["-P", "-m", "callmip_global.workflow.task", str(job.run_dir), step, "7"]
         assert arguments == [*wanted, "tok'en $(touch pwned)"]
 
 

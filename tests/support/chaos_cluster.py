@@ -212,7 +212,7 @@ class Cluster:
             return self._cancel(words[4:])
         if words[0] == "sh" and "qselect" in words[2]:
             return self._list(self._qstat)
-        if words[1:3] == ["-m", "callmip_global.jobs.localqueue"]:
+        if words[2:3] == ["callmip_global.jobs.localqueue"]:
             if words[3] == "submit":
                 return self._submit(self._parse_local(words))
             if words[3] == "list":

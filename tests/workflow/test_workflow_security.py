@@ -341,6 +341,20 @@ def test_restart_output_and_rendered_files_of_any_name_go_through_a_chain(
     assert not list(tmp_path.rglob("pwned"))
 
 
+def test_modules_in_the_users_folder_take_no_place_of_ours(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    for name in ("json", "argparse", "yaml", "callmip_global", "random", "statistics"):
+        text = f"open({str(tmp_path / 'pwned')!r}, 'w')\nraise SystemExit(9)\n"
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.chdir(folder)
+    toy.submit()
+    assert set(toy.wait().values()) == {"done"}
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_a_run_directory_with_a_line_break_is_refused_in_one_line(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         api.prepare(toy.experiment, tmp_path / "a\n#SBATCH --uid=0")

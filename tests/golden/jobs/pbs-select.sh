@@ -15,4 +15,5 @@ token=${CALLMIP_TOKEN:-${1-}}
 row=${CALLMIP_INDEX:-${2-}}
 offset=${CALLMIP_OFFSET:-${3-0}}
 if [ -z "$row" ]; then row=$(( ${PBS_ARRAY_INDEX} + offset )); fi
-exec /home/me/env/bin/python -m callmip_global.workflow.task /scratch/ab12/classic.run run-historical "$row" "$token"
+# -P: no module in the folder that the job starts in takes the place of one of ours.
+exec /home/me/env/bin/python -P -m callmip_global.workflow.task /scratch/ab12/classic.run run-historical "$row" "$token"

@@ -22,4 +22,5 @@ offset=${CALLMIP_OFFSET:-${3-0}}
 if [ -z "$row" ]; then row=$(( ${SLURM_ARRAY_TASK_ID} + offset )); fi
 # The script starts with a clean environment (--export); what srun starts inherits this one.
 export SLURM_EXPORT_ENV=ALL
-exec '/opt/my py/bin/python' -m callmip_global.workflow.task '/scratch/my 100% run'"'"'s dir' run-historical "$row" "$token"
+# -P: no module in the folder that the job starts in takes the place of one of ours.
+exec '/opt/my py/bin/python' -P -m callmip_global.workflow.task '/scratch/my 100% run'"'"'s dir' run-historical "$row" "$token"

@@ -25,4 +25,5 @@ export SLURM_EXPORT_ENV=ALL
 export OMP_NUM_THREADS=8 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=8
 source /etc/profile
 module purge
-exec /home/me/env/bin/python -m callmip_global.workflow.task /scratch/ab12/classic.run regrid "$row" "$token"
+# -P: no module in the folder that the job starts in takes the place of one of ours.
+exec /home/me/env/bin/python -P -m callmip_global.workflow.task /scratch/ab12/classic.run regrid "$row" "$token"

@@ -22,4 +22,5 @@ offset=${CALLMIP_OFFSET:-${3-0}}
 if [ -z "$row" ]; then row=$(( ${SLURM_ARRAY_TASK_ID} + offset )); fi
 # The script starts with a clean environment (--export); what srun starts inherits this one.
 export SLURM_EXPORT_ENV=ALL
-exec /home/me/env/bin/python -m callmip_global.workflow.task /scratch/ab12/classic.run run-historical "$row" "$token"
+# -P: no module in the folder that the job starts in takes the place of one of ours.
+exec /home/me/env/bin/python -P -m callmip_global.workflow.task /scratch/ab12/classic.run run-historical "$row" "$token"
