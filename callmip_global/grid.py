@@ -276,8 +276,8 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
         )
     lon_asc, order = _unwrapped(where, lon_name, lon)
 
-    lat_bounds = _bounds(ds, where, lat_name, lat.size)
-    lon_bounds = _bounds(ds, where, lon_name, lon.size)
+    lat_bounds = _bounds(ds, where, lat_name, lat.size, "latitude")
+    lon_bounds = _bounds(ds, where, lon_name, lon.size, "longitude")
     if lat_bounds is not None and lat_descending:
         lat_bounds = lat_bounds[::-1]
     if lon_bounds is not None:
@@ -451,7 +451,7 @@ def _widest_gap(lon: Array) -> NDArray[np.int64]:
     return np.flatnonzero(gaps >= max(1.5 * others, gaps[widest]))
 
 
-def _bounds(ds: xr.Dataset, where: str, name: str, size: int) -> Array | None:
+def _bounds(ds: xr.Dataset, where: str, name: str, size: int, axis: str) -> Array | None:
     """The (n, 2) bounds of a coordinate, by its attribute or by the usual names; None without."""
     coordinate = ds[name]
     named = coordinate.attrs.get("bounds") or coordinate.encoding.get("bounds")
@@ -459,6 +459,8 @@ def _bounds(ds: xr.Dataset, where: str, name: str, size: int) -> Array | None:
     for candidate in ([str(named)] if named else []) + usual:
         if candidate in ds.variables:
             values = np.asarray(ds[candidate].values, dtype=np.float64)
+            if values.shape == (*coordinate.shape, 4) and coordinate.ndim == 2:
+                values = _ends_of_corners(coordinate.values, values, axis)
             if values.shape == (size, 2) and np.all(np.isfinite(values)):
                 return values
             raise DataError(
@@ -471,6 +473,22 @@ def _bounds(ds: xr.Dataset, where: str, name: str, size: int) -> Array | None:
                 )
             )
     return None
+
+
+def _ends_of_corners(points: NDArray[Any], corners: Array, axis: str) -> Array:
+    """(n, 2) ends of the cells of a matrix of coordinates that repeats a vector.
+
+    corners : (ny, nx, 4). All of them, as they are, when the cells of a row or column differ.
+    """
+    from_point = corners - np.asarray(points, dtype=np.float64)[..., None]
+    if axis == "longitude":
+        from_point = np.mod(from_point + 180.0, 360.0) - 180.0
+        from_point, points = np.swapaxes(from_point, 0, 1), points.T
+    ends = np.stack([from_point.min(axis=-1), from_point.max(axis=-1)], axis=-1)
+    if not np.all(np.abs(ends - ends[:, :1]) < _SNAP_DEGREES):
+        return corners
+    result: Array = np.asarray(points[:, :1], dtype=np.float64) + ends[:, 0]
+    return result
 
 
 def _touching(low: Array, high: Array) -> NDArray[np.bool_]:

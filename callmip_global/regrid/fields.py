@@ -136,9 +136,10 @@ def inputs_of(
     land = _land(ds, source, where, land_fraction)
     fields, left_out = [], []
     for name, da in ds.data_vars.items():
+        if name in source.own_names or _bounds_like(ds, str(name)):
+            continue
         if not source.on_grid(da):
-            described = name in source.own_names or _bounds_like(ds, str(name))
-            if source.own_dims & set(da.dims) and not described:
+            if source.own_dims & set(da.dims):
                 left_out.append(f"{name}: not on the grid")
             continue
         if _is_measure(da) or str(name).startswith("valid_fraction"):

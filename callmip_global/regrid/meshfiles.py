@@ -40,13 +40,14 @@ _SNAP_DEGREES = 1e-4
 def source_of(ds: xr.Dataset, where: str, *, corners: bool = True) -> SourceGrid | MeshSource:
     """The grid of a data set, whatever its kind.
 
-    Rectilinear grids as ``grid_of`` finds them. Else UGRID and MPAS meshes with their nodes, cells
-    with their corners in CF bounds (2-D latitudes and longitudes; lists of cells as ICON and
-    cubed spheres have them), and lists of points that are on a regular grid (land points).
+    Rectilinear grids as ``grid_of`` finds them. Else UGRID and MPAS meshes with their nodes, grids
+    with a rotated pole, cells with their corners in CF bounds (2-D latitudes and longitudes; lists
+    of cells as ICON and cubed spheres have them), and lists of points that are on a regular grid
+    (land points).
     ``corners`` false: points without corners will do; their areas are then unknown.
     DataError when there is none of these, or corners that are no cells.
     """
-    found = _ugrid(ds, where) or _mpas(ds, where)
+    found = _ugrid(ds, where) or _mpas(ds, where) or _rotated(ds, where)
     if found is None:
         pair = _coordinates(ds)
         if pair is None:
@@ -332,6 +333,71 @@ def _of_nodes(
     extra = (set(dims) | set(ds[nodes[0]].dims)) - {cell_dim}
     extra |= {d for d in ("nEdges", "nVertices", "maxEdges", "maxEdges2") if d in ds.dims}
     return MeshSource(mesh, model, (cell_dim,), frozenset(extra), frozenset(described))
+
+
+def _rotated(ds: xr.Dataset, where: str) -> MeshSource | None:
+    """A grid with axes round another pole, whose cells' own corners the file does not have."""
+    mappings = [
+        v.attrs
+        for v in ds.variables.values()
+        if v.attrs.get("grid_mapping_name") == "rotated_latitude_longitude"
+    ]
+    names = [
+        [str(n) for n, v in ds.variables.items() if v.ndim == 1 and is_axis(str(n), v.attrs)]
+        for is_axis in (_is_rotated_latitude, _is_rotated_longitude)
+    ]
+    lats = coordinate_names(ds, "latitude")
+    if not mappings or not all(names) or any(_bounds_name(ds, name) for name in lats):
+        return None
+    given: dict[str, Any] = {}
+    for new, name in zip(("lat", "lon"), (names[0][0], names[1][0]), strict=True):
+        units = {"units": "degrees_north" if new == "lat" else "degrees_east"}
+        given[new] = (new, ds[name].values, units)
+        bounds = str(ds[name].attrs.get("bounds", ""))
+        if bounds in ds.variables:
+            given[f"{new}_bnds"] = ((new, "two"), ds[bounds].values, {})
+    axes = grid_of(type(ds)(coords=given), where)
+    dims = ds[names[0][0]].dims[0], ds[names[1][0]].dims[0]
+    south, north = axes.grid.lat_bnds.T
+    rlat = axes.grid.lat
+    if axes.lat_descending:
+        south, north, rlat = south[::-1], north[::-1], rlat[::-1]
+    order = np.argsort(axes.lon_order) if axes.lon_order is not None else slice(None)
+    west, east = axes.grid.lon_bnds[order].T
+    rows, columns = np.ones((rlat.size, 1)), np.ones((1, west.size))
+    pole = mappings[0]
+    lat, lon = _unrotated(
+        np.stack([south, south, north, north], -1)[:, None] * columns[..., None],
+        np.stack([west, east, east, west], -1)[None] * rows[..., None],
+        pole,
+    )
+    middle = _unrotated(rlat[:, None] * columns, axes.grid.lon[order][None] * rows, pole)
+    points = middle[0].ravel(), middle[1].ravel()
+    shape = rlat.size, west.size
+    mesh, model = _mesh_of_corners(where, names[0][0], shape, points, [lat, lon], False)
+    described = {*names[0], *names[1], *lats, *coordinate_names(ds, "longitude")}
+    described |= {str(n) for n, v in ds.variables.items() if "grid_mapping_name" in v.attrs}
+    return MeshSource(mesh, model, dims, frozenset(), frozenset(described))
+
+
+def _is_rotated_latitude(name: str, attributes: dict[str, Any]) -> bool:
+    return name == "rlat" or attributes.get("standard_name") == "grid_latitude"
+
+
+def _is_rotated_longitude(name: str, attributes: dict[str, Any]) -> bool:
+    return name == "rlon" or attributes.get("standard_name") == "grid_longitude"
+
+
+def _unrotated(rlat: Array, rlon: Array, pole: dict[str, Any]) -> tuple[Array, Array]:
+    """Latitude and longitude [degrees] of places on a grid whose pole is elsewhere (CF, app. F)."""
+    tilt = np.deg2rad(float(pole["grid_north_pole_latitude"]))
+    p = np.deg2rad(rlat)
+    q = np.deg2rad(rlon - float(pole.get("north_pole_grid_longitude", 0.0)))
+    x = np.cos(p) * np.cos(q) * np.sin(tilt) - np.sin(p) * np.cos(tilt)
+    y = np.cos(p) * np.sin(q)
+    z = np.sin(p) * np.sin(tilt) + np.cos(p) * np.cos(q) * np.cos(tilt)
+    lon = np.rad2deg(np.arctan2(y, x)) + 180.0 + float(pole["grid_north_pole_longitude"])
+    return np.rad2deg(np.arctan2(z, np.hypot(x, y))), lon
 
 
 def _vectors(lat: Array, lon: Array) -> Array:

@@ -296,6 +296,11 @@ def regrid_files(
             "Conventions": "CF-1.8",
         },
     )
+    for field in inputs.fields:
+        # Levels without a coordinate are numbered: a store knows the sizes by its coordinates.
+        sizes = field.parts[0].sizes
+        lost = [dim for dim in field.dims if dim in sizes and dim not in coordinates.sizes]
+        coordinates = coordinates.assign_coords({dim: np.arange(sizes[dim]) for dim in lost})
     if inputs.land is not None:
         coordinates["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
     arrays = {

@@ -440,3 +440,82 @@ def test_weights_of_cells_are_bound_to_their_mesh() -> None:
     weights.check(mesh, ONE)
     with pytest.raises(DataError, match="weights: source grid: found edges"):
         weights.check(other, ONE)
+
+
+def rotated_axes() -> xr.Dataset:
+    rlat, rlon = np.linspace(18.0, -18.0, 37), np.linspace(-24.0, 24.0, 49)
+    values = 1.0 + np.random.default_rng(6).random((2, 3, 37, 49))
+    pole = {
+        "grid_mapping_name": "rotated_latitude_longitude",
+        "grid_north_pole_latitude": 39.25,
+        "grid_north_pole_longitude": -162.0,
+    }
+    time = ("time", [15.0, 45.0], {"units": "days since 2000-01-01"})
+    return xr.Dataset(
+        {
+            "mrsol": (("time", "soil", "rlat", "rlon"), values, {"grid_mapping": "crs"}),
+            "crs": ((), 0, pole),
+        },
+        coords={
+            "time": time,
+            "rlat": ("rlat", rlat, {"standard_name": "grid_latitude", "units": "degrees"}),
+            "rlon": ("rlon", rlon, {"standard_name": "grid_longitude", "units": "degrees"}),
+        },
+    )
+
+
+def test_axes_round_another_pole_are_turned_back(tmp_path: Path) -> None:
+    ds = rotated_axes()
+    source = source_of(ds, "x")
+    # CORDEX Europe: the middle of the rotated grid is at 50.75 N, 18 E, its first row the north.
+    middle = 18 * 49 + 24
+    assert source.grid.lat_points[middle] == pytest.approx(50.75, abs=1e-9)
+    assert source.grid.lon_points[middle] % 360 == pytest.approx(18.0, abs=1e-9)
+    assert source.grid.lat_points[24] == pytest.approx(68.75, abs=1e-9)
+    # The whole region, but that great circles bow a little beyond its parallels.
+    region = np.deg2rad(49.0) * 2.0 * np.sin(np.deg2rad(18.5)) * EARTH_RADIUS_M**2
+    assert source.grid.cell_area.sum() == pytest.approx(region, rel=1e-4)
+    ds.to_netcdf(tmp_path / "in.nc")
+    report = regrid_files([tmp_path / "in.nc"], grid=ONE, out=tmp_path / "out.zarr")
+    assert report["conservation"][""]["mrsol"]["max_relative_drift"] < 1e-11
+    with xr.open_zarr(tmp_path / "out.zarr", decode_times=False) as out:
+        assert out["mrsol"].dims == ("time", "soil", "lat", "lon")
+        assert out["soil"].values.tolist() == [0, 1, 2]
+        value = out["mrsol"].sel(lat=50.5, lon=18.5)
+        assert bool(((value > 1.0) & (value < 2.0)).all())
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="cdo is not installed")
+def test_cdo_turns_the_pole_back_to_the_same_places(tmp_path: Path) -> None:
+    rotated_axes().to_netcdf(tmp_path / "in.nc")
+    command = ["cdo", "-s", "-f", "nc4", "setgridtype,curvilinear", "in.nc", "out.nc"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    ours = source_of(rotated_axes(), "x").grid
+    with xr.open_dataset(tmp_path / "out.nc", decode_times=False) as ds:
+        theirs = source_of(ds.load(), "x").grid
+    np.testing.assert_allclose(theirs.lat_points, ours.lat_points, atol=1e-5)
+    np.testing.assert_allclose(
+        theirs.lon_points, np.mod(ours.lon_points + 180, 360) - 180, atol=1e-4
+    )
+    np.testing.assert_allclose(theirs.cell_area, ours.cell_area, rtol=1e-3)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["south first", "north first"])
+def test_matrices_that_repeat_the_axes_are_rectilinear_with_their_corners(order: int) -> None:
+    grid = pole_centred(24, 36)
+    lat, lon = boxes(grid.lat_edges, grid.lon_edges)
+    values = np.random.default_rng(7).random((2, *grid.shape))
+    points = np.meshgrid(grid.lat, grid.lon, indexing="ij")
+    ds = xr.Dataset({"gpp": (("time", "y", "x"), values)})
+    for name, units, where, around in (
+        ("lat", "degrees_north", points[0], lat),
+        ("lon", "degrees_east", points[1], lon),
+    ):
+        ds[name] = (("y", "x"), where, {"units": units, "bounds": f"{name}_bnds"})
+        ds[f"{name}_bnds"] = (("y", "x", "nv4"), around.reshape(*grid.shape, 4))
+    ds = ds.isel(y=slice(None, None, order))
+    assert isinstance(source_of(ds, "x").grid, Grid)
+    out = regrid_dataset(ds, grid=ONE)
+    assert set(out.data_vars) == {"gpp", "valid_fraction"}
+    expected, _ = masked_mean(conservative_weights(grid, ONE), values)
+    np.testing.assert_allclose(out["gpp"], expected, rtol=1e-12)
