@@ -7,7 +7,9 @@
     RUN/jobs/<step>/tasks-<digest>.tsv     tables of older plans that jobs were submitted from
     RUN/steps/<step>/<task>/attempt-NN/    working folder, rendered files, streams, status.json
     RUN/steps/<step>/<task>/done.json      success marker, published after outputs were verified
+    RUN/steps/<step>/<task>/pruned.json    what `prune` removed of it
     RUN/journal.jsonl                      append-only
+    RUN/provenance.json                    what it was made of; earlier ones by their digest
     RUN/stores/*.zarr  RUN/benchmark/  RUN/export/
 """
 
