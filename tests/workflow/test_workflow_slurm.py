@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from slurm_cluster import SlurmUnavailableError, start_cluster
 
 from callmip_global.workflow import api
 
@@ -26,6 +29,81 @@ def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
     while not what():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.2)
+
+
+def two_steps(toy: Any, **more: Any) -> None:
+    """Cut the toy's chain to its last two segments: what is tested needs no more."""
+    toy.tree["run"]["phases"] = toy.tree["run"]["phases"][1:]
+    toy.tree["resources"]["run"].update(more)
+    toy.write()
+
+
+FIRST, SECOND = "run-historical-1901-1962", "run-historical-1963-2024"
+TWO_STEPS = [
+    "posterior 1901 1962 after 0",
+    "posterior 1963 2024 after 62",
+    "prior 1901 1962 after 0",
+    "prior 1963 2024 after 62",
+]
+
+
+def job_of(toy: Any, ref: str) -> str:
+    """Job, or element, of a task."""
+    state = api.status(toy.run_dir).tasks[ref]
+    index = state.lease.array_index
+    return str(state.job_id) if index is None else f"{state.job_id}_{index}"
+
+
+def let_go(toy: Any, slurm: Any, ref: str, element: str) -> None:
+    """Slurm holds a requeued job back for two minutes (BeginTime), which it may set anew when the
+    last of the first run is gone; let it go at once."""
+
+    def begun() -> bool:
+        with contextlib.suppress(RuntimeError):
+            slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+        return len(attempts(toy, ref)) == 2
+
+    wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-j", element, "-o", "%T"))
+    wait_for(begun)
+
+
+def wait_until_prior_is_alone(toy: Any) -> None:
+    """Until nothing runs but the slow first segment of the prior."""
+    wait_for(lambda: toy.states()[f"{SECOND}/S3.Posterior"] == "done")
+    wait_for(lambda: len(toy.ledger()) == 3)
+
+
+def attempts(toy: Any, ref: str) -> list[str]:
+    """State of each attempt of a task."""
+    return [a.state for a in api.status(toy.run_dir).run.attempts(ref)]
+
+
+def site_option(toy: Any, **options: Any) -> None:
+    """Change the site file of the toy."""
+    path = toy.folder / "site.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **options}))
+
+
+def killed_at(
+    command: str, moment: str, folder: Path, call: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a call of the API in a process that a command of Slurm kills before or after its effect:
+    between that and the next line of the journal is no time."""
+    real, bin_dir = shutil.which(command), folder / "bin"
+    bin_dir.mkdir()
+    kill = "kill -9 $PPID"
+    lines = [kill, "exit 1"] if moment == "before" else [f'{real} "$@"', kill]
+    # Its version may be asked before.
+    asked = f'case "$*" in --version) exec {real} --version ;; esac'
+    (bin_dir / command).write_text("\n".join(["#!/bin/sh", asked, *lines, ""]))
+    (bin_dir / command).chmod(0o755)
+    code = f"from pathlib import Path; from callmip_global.workflow import api; {call}"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_the_chain_runs_each_segment_once_as_arrays_with_aftercorr(
@@ -51,39 +129,21 @@ def test_every_script_of_a_dry_run_is_accepted_by_bash_and_sbatch(
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killing_submit_before_or_after_sbatch_runs_nothing_twice(
-    slurm_toy: Any, slurm: Any, calls: list[str], tmp_path: Path, moment: str
+    slurm_toy: Any, slurm: Any, tmp_path: Path, moment: str
 ) -> None:
-    """sbatch itself kills the submitting process: between it and the journal line is no time."""
-    real = shutil.which("sbatch")
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    kill = "kill -9 $PPID"
-    submit = f'{real} "$@"'
-    lines = [kill, "exit 1"] if moment == "before" else [submit, kill]
-    (folder / "sbatch").write_text("\n".join(["#!/bin/sh", *lines, ""]))
-    (folder / "sbatch").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    code = (
-        "import sys; from pathlib import Path; from callmip_global.workflow import api;"
-        " api.submit(Path(sys.argv[1]), only='run')"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", code, str(slurm_toy.experiment)],
-        env=environment,
-        capture_output=True,
-        check=False,
-    )
+    two_steps(slurm_toy)
+    call = f"api.submit(Path({str(slurm_toy.experiment)!r}), only='run')"
+    killed = killed_at("sbatch", moment, tmp_path, call)
     assert killed.returncode == -signal.SIGKILL
     assert slurm_toy.journal() == ["intent"]
     result = slurm_toy.submit()
     assert result.adopted == (1 if moment == "after" else 0)
     assert all_done(slurm_toy.wait())
-    assert slurm_toy.ledger() == calls
+    assert slurm_toy.ledger() == TWO_STEPS
 
 
-def test_a_failing_segment_is_told_mended_and_resumed(
-    slurm_toy: Any, slurm: Any, calls: list[str]
-) -> None:
+def test_a_failing_segment_is_told_mended_and_resumed(slurm_toy: Any, slurm: Any) -> None:
+    two_steps(slurm_toy)
     flag = slurm_toy.folder / "broken"
     flag.touch()
     slurm_toy.parameters("Posterior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || exit 3\n')
@@ -101,12 +161,13 @@ def test_a_failing_segment_is_told_mended_and_resumed(
     assert [(step, n) for _, step, n in result.jobs] == [("run-historical-1901-1962", 1)]
     assert result.repaired == 1
     assert all_done(slurm_toy.wait())
-    assert slurm_toy.ledger() == sorted([*calls, "posterior 1901 1962 after 2"])
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "posterior 1901 1962 after 0"])
 
 
 def test_resume_right_after_a_failure_repairs_dependents_that_would_never_run(
-    slurm_toy: Any, slurm: Any, calls: list[str]
+    slurm_toy: Any, slurm: Any
 ) -> None:
+    two_steps(slurm_toy)
     flag = slurm_toy.folder / "broken"
     flag.touch()
     slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || exit 3\n')
@@ -115,37 +176,36 @@ def test_resume_right_after_a_failure_repairs_dependents_that_would_never_run(
     flag.unlink()
     slurm_toy.submit(retry_failed=True)
     assert all_done(slurm_toy.wait())
-    assert slurm_toy.ledger() == sorted([*calls, "prior 1901 1962 after 2"])
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
 
 
 def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
-    slurm_toy: Any, slurm: Any, calls: list[str]
+    slurm_toy: Any, slurm: Any
 ) -> None:
+    two_steps(slurm_toy)
     flag = slurm_toy.folder / "slow"
     flag.touch()
     slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 60\n')
     slurm_toy.submit()
-    wait_for(lambda: "prior 1901 1962 after 2" in slurm_toy.ledger())
-    state = api.status(slurm_toy.run_dir).tasks["run-historical-1901-1962/S3.Prior"]
+    wait_for(lambda: "prior 1901 1962 after 0" in slurm_toy.ledger())
+    ref = f"{FIRST}/S3.Prior"
+    element = job_of(slurm_toy, ref)
     flag.unlink()
-    element = f"{state.job_id}_1"
     slurm.run("scontrol", "requeue", element)
-    # Slurm holds a requeued job back for two minutes (BeginTime); let it go at once.
-    wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-j", element, "-o", "%T"))
-    slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+    let_go(slurm_toy, slurm, ref, element)
     if not all_done(slurm_toy.wait()):
         # Let go at once, Slurm may take the late end of the first attempt for that of the second:
         # the job is FAILED before it began again, its dependents cancelled. Then it is resumed.
         slurm_toy.submit(retry_failed=True)
         assert all_done(slurm_toy.wait())
-    assert slurm_toy.ledger() == sorted([*calls, "prior 1901 1962 after 2"])
-    attempts = slurm_toy.run_dir / "steps" / "run-historical-1901-1962" / "S3.Prior"
-    assert sorted(p.name for p in attempts.glob("attempt-*")) == ["attempt-01", "attempt-02"]
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+    assert attempts(slurm_toy, ref) == ["failed", "done"]
 
 
 def test_an_unreachable_controller_is_exit_code_3_and_loses_nothing(
-    slurm_toy: Any, slurm: Any, calls: list[str]
+    slurm_toy: Any, slurm: Any
 ) -> None:
+    two_steps(slurm_toy)
     slurm_toy.parameters("Prior", "sleep 3\n")
     slurm_toy.submit()
     with slurm.controller_down():
@@ -155,7 +215,7 @@ def test_an_unreachable_controller_is_exit_code_3_and_loses_nothing(
         assert again.returncode == 3
     assert slurm_toy.submit().jobs == []
     assert all_done(slurm_toy.wait())
-    assert slurm_toy.ledger() == calls
+    assert slurm_toy.ledger() == TWO_STEPS
 
 
 def test_a_refused_job_is_told_with_the_schedulers_words_and_nothing_depends_on_it(
@@ -175,17 +235,294 @@ def test_a_refused_job_is_told_with_the_schedulers_words_and_nothing_depends_on_
     assert all_done(slurm_toy.wait())
 
 
-def test_a_job_over_its_time_limit_is_classified(slurm_toy: Any, slurm: Any) -> None:
-    slurm_toy.tree["resources"]["run"]["walltime"] = "00:00:05"
-    slurm_toy.write()
-    slurm_toy.parameters("Prior", "sleep 300\n")
+def test_jobs_of_a_node_that_crashes_begin_again_elsewhere_by_themselves(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    two_steps(slurm_toy)
+    flag = slurm_toy.folder / "slow"
+    flag.touch()
+    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
     slurm_toy.submit()
-    wait_for(lambda: "prior 1900 1900 after 0" in slurm_toy.ledger())
-    job_id = api.status(slurm_toy.run_dir).tasks["run-spinup-c01/S3.Prior"].job_id
-    # Slurm counts whole minutes; a TERM after the limit is what its end looks like.
-    time.sleep(5)
-    slurm.run("scancel", "--signal=TERM", "--full", f"{job_id}_1")
-    wait_for(lambda: slurm_toy.states()["run-spinup-c01/S3.Prior"] == "failed")
-    failure = api.status(slurm_toy.run_dir).tasks["run-spinup-c01/S3.Prior"].failure
+    wait_until_prior_is_alone(slurm_toy)
+    ref = f"{FIRST}/S3.Prior"
+    element = job_of(slurm_toy, ref)
+    flag.unlink()
+    with slurm.node_lost(slurm.node_of(element), with_jobs=True):
+        wait_for(lambda: slurm_toy.states()[ref] == "queued")
+        let_go(slurm_toy, slurm, ref, element)
+        assert all_done(slurm_toy.wait())
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+    assert attempts(slurm_toy, ref) == ["running", "done"]
+
+
+def test_jobs_that_are_not_to_be_requeued_fail_with_their_node_and_are_resumed(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    two_steps(slurm_toy, directives=["--no-requeue"])
+    flag = slurm_toy.folder / "slow"
+    flag.touch()
+    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
+    slurm_toy.submit()
+    wait_until_prior_is_alone(slurm_toy)
+    ref = f"{FIRST}/S3.Prior"
+    with slurm.node_lost(slurm.node_of(job_of(slurm_toy, ref)), with_jobs=True):
+        wait_for(lambda: slurm_toy.states()[ref] == "failed")
+        failure = api.status(slurm_toy.run_dir).tasks[ref].failure
+        assert failure is not None
+        assert (failure.kind, "NODE_FAIL" in failure.message) == ("node", True)
+        assert slurm_toy.wait()[f"{SECOND}/S3.Prior"] == "held"
+        flag.unlink()
+        assert slurm_toy.submit(retry_failed=True).repaired == 1
+        assert all_done(slurm_toy.wait())
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+
+
+def test_a_job_that_runs_on_where_slurm_cannot_see_it_publishes_nothing_twice(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    """The node is cut off, the job goes on there and, requeued, on another node as well."""
+    two_steps(slurm_toy)
+    gate, flag = slurm_toy.folder / "gate", slurm_toy.folder / "slow"
+    flag.touch()
+    slurm_toy.parameters(
+        "Prior",
+        f'if [ "$first" = 1901 ] && [ -e "{flag}" ]; then rm "{flag}";'
+        f' until [ -e "{gate}" ]; do sleep 0.2; done; fi\n',
+    )
+    slurm_toy.submit()
+    wait_until_prior_is_alone(slurm_toy)
+    ref = f"{FIRST}/S3.Prior"
+    element = job_of(slurm_toy, ref)
+    with slurm.node_lost(slurm.node_of(element), with_jobs=False):
+        let_go(slurm_toy, slurm, ref, element)
+        assert all_done(slurm_toy.wait())
+        gate.touch()
+        wait_for(lambda: attempts(slurm_toy, ref) == ["left", "done"])
+    assert all_done(slurm_toy.states())
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+
+
+def test_a_job_over_its_time_limit_is_classified_even_when_slurm_has_forgotten_it(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    """The real limit, of a minute: one job is told (TERM), one is too far gone to hear it."""
+    slurm_toy.tree["retry"] = {"walltime": {"times": 1, "walltime": 2}}
+    two_steps(slurm_toy, walltime="00:01:00")
+    flag = slurm_toy.folder / "slow"
+    flag.touch()
+    deaf = "kill -STOP \"$(ps -o ppid= -p $PPID | tr -d ' ')\""
+    slow = f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || {{ %s; sleep 200; }}\n'
+    slurm_toy.parameters("Prior", slow % ":")
+    slurm_toy.parameters("Posterior", slow % deaf)
+    slurm_toy.submit()
+    prior, posterior = f"{FIRST}/S3.Prior", f"{FIRST}/S3.Posterior"
+    wait_for(lambda: slurm_toy.states()[posterior] == "failed", 150)
+    wait_for(lambda: slurm_toy.states()[prior] == "failed")
+    for forgotten in (False, True):
+        if forgotten:
+            slurm.cancel_all()
+            slurm.forget_jobs()
+        failures = [api.status(slurm_toy.run_dir).tasks[r].failure for r in (prior, posterior)]
+        assert [f and f.kind for f in failures] == ["walltime", "walltime"], failures
+    flag.unlink()
+    again = slurm_toy.submit(retry_failed=True).jobs
+    assert [(step, n) for _, step, n in again] == [(FIRST, 2), (SECOND, 2)]
+    asked = slurm.run("squeue", "-h", "-t", "all", "-o", "%l", "-j", again[0][0])
+    assert set(asked.split()) == {"2:00"}
+    assert all_done(slurm_toy.wait())
+    again = ["prior 1901 1962 after 0", "posterior 1901 1962 after 0"]
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, *again])
+
+
+def test_a_job_over_its_memory_is_classified_and_gets_more(
+    slurm_toy: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    try:
+        cluster = start_cluster(enforce_memory=True)
+    except SlurmUnavailableError as reason:
+        pytest.skip(f"no Slurm that enforces memory: {reason}")
+    request.addfinalizer(cluster.stop)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("SLURM_CONF", str(cluster.conf))
+        slurm_toy.tree["retry"] = {"memory": {"times": 1, "memory": 4}}
+        two_steps(slurm_toy, memory="200MiB")
+        hungry = 'import time; x = b"x" * (400 << 20); time.sleep(4)'
+        slurm_toy.parameters("Prior", f"[ \"$first\" != 1901 ] || {sys.executable} -c '{hungry}'\n")
+        slurm_toy.submit()
+        ref = f"{FIRST}/S3.Prior"
+        assert slurm_toy.wait()[ref] == "failed"
+        failure = api.status(slurm_toy.run_dir).tasks[ref].failure
+        assert failure is not None
+        assert failure.kind == "memory", failure
+        slurm_toy.submit(retry_failed=True)
+        assert all_done(slurm_toy.wait())
+        assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+
+
+def test_elements_and_arrays_cancelled_from_outside_are_told_and_submitted_again(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    two_steps(slurm_toy)
+    flag = slurm_toy.folder / "slow"
+    flag.touch()
+    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
+    slurm_toy.submit()
+    wait_until_prior_is_alone(slurm_toy)
+    prior = f"{FIRST}/S3.Prior"
+    # The whole second array while the first runs, one element of it done: nothing has failed.
+    slurm.run("scancel", job_of(slurm_toy, f"{SECOND}/S3.Prior").partition("_")[0])
+    wait_for(lambda: slurm_toy.states()[f"{SECOND}/S3.Prior"] == "waiting")
+    assert [(step, n) for _, step, n in slurm_toy.submit().jobs] == [(SECOND, 1)]
+    # A running element: it has failed, and what waits for it is held.
+    slurm.run("scancel", job_of(slurm_toy, prior))
+    states = slurm_toy.wait()
+    assert (states[prior], states[f"{SECOND}/S3.Prior"]) == ("failed", "held")
+    failure = api.status(slurm_toy.run_dir).tasks[prior].failure
     assert failure is not None
-    assert failure.kind == "walltime"
+    assert (failure.kind, "CANCELLED" in failure.message) == ("node", True)
+    flag.unlink()
+    assert slurm_toy.submit().jobs == []
+    assert slurm_toy.submit(retry_failed=True).repaired == 1
+    assert all_done(slurm_toy.wait())
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+
+
+def test_split_arrays_of_simulations_that_share_their_spin_up_wait_element_by_element(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    """Eight tasks a step in arrays of at most three; only four in the spin-up that is shared."""
+    site_option(slurm_toy, max_array_size=3)
+    slurm_toy.tree["simulations"] = ["S3", "CO2"]
+    run = slurm_toy.tree["run"]
+    run["tiles"] = {"count": 2, "merge": "cat {inputs} > {output}"}
+    run["command"] += " {tile}"
+    run["phases"][0].update(cycles=1, luc=1900)
+    run["phases"][1].update(luc="yearly", segment_years=124)
+    slurm_toy.write()
+    slow = '[ "$first" != 1900 ] || sleep 8\n'
+    slurm_toy.parameters("Prior", slow)
+    slurm_toy.parameters("Posterior", slow)
+    result = slurm_toy.submit()
+    jobs = {step: [j for j, s, _ in result.jobs if s == step] for _, step, _ in result.jobs}
+    rows = {
+        str(i.job_id): i.rows for i in api.status(slurm_toy.run_dir).run.journal.intents().values()
+    }
+    spinup, historical = jobs["run-spinup"], jobs["run-historical"]
+    assert [rows[j] for j in spinup] == [(1, 2, 3), (4,)]
+    waits = {rows[j]: slurm.dependency(j).replace("(unfulfilled)", "") for j in historical}
+    # Rows 1-4 are of S3, 5-8 of CO2, which needs the same restarts: row 5 those of row 1.
+    assert waits == {
+        (1, 2, 3): f"aftercorr:{spinup[0]}_*",
+        (4,): f"afterok:{spinup[1]}",
+        (5, 6, 7): f"aftercorr:{spinup[0]}_*",
+        (8,): f"afterok:{spinup[1]}",
+    }
+    assert all_done(slurm_toy.wait())
+    assert len(slurm_toy.ledger()) == 12
+
+
+def test_what_failed_of_an_array_is_one_array_again_and_what_waited_for_it_is_repaired(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    """Two tiles of eight fail; the next segment and the merges are in the queue already."""
+    run = slurm_toy.tree["run"]
+    run["tiles"] = {"count": 4, "merge": "cat {inputs} > {output}"}
+    run["command"] += " {tile}"
+    two_steps(slurm_toy)
+    flag, gate = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
+    flag.touch()
+    fails = '[ "$first:$5" != 1901:%d ] || { [ ! -e "%s" ] || exit 3; %s; }\n'
+    closed = f'until [ -e "{gate}" ]; do sleep 0.2; done'
+    slurm_toy.parameters("Prior", fails % (2, flag, closed))
+    slurm_toy.parameters("Posterior", fails % (1, flag, closed))
+    _, result = api.submit(slurm_toy.experiment, only="run", say=slurm_toy.said.append)
+    _, merges = api.submit(slurm_toy.experiment, only="merge", say=slurm_toy.said.append)
+    assert [n for _, _, n in [*result.jobs, *merges.jobs]] == [8, 8, 2]
+    second, merge = result.jobs[1][0], merges.jobs[0][0]
+    states = slurm_toy.wait()
+    assert [n for n, s in enumerate(states.values(), 1) if s != "done"] == [2, 5, 10, 13]
+    # Slurm forgets at once an element that is cancelled while it is pending.
+    slurm.run("scancel", f"{merge}_1")
+    flag.unlink()
+    again = slurm_toy.submit(retry_failed=True)
+    assert [(step, n) for _, step, n in again.jobs] == [(FIRST, 2)]
+    assert again.repaired == 2
+    new = again.jobs[0][0]
+    assert slurm.run("squeue", "-h", "-r", "-j", new, "-o", "%K").split() == ["2", "5"]
+    # Both with one command: each element waits for its like.
+    for element in (f"{second}_2", f"{second}_5"):
+        assert slurm.dependency(element) == f"aftercorr:{new}_*(unfulfilled)"
+    _, merges = api.submit(slurm_toy.experiment, only="merge", say=slurm_toy.said.append)
+    # The merge that is left waits for the whole array, which can succeed again. The new one waits
+    # for the one tile that is missing.
+    assert merges.repaired == 0
+    assert [n for _, _, n in merges.jobs] == [1]
+    assert slurm.dependency(f"{merge}_2") == f"afterok:{second}_*(unfulfilled)"
+    assert slurm.dependency(merges.jobs[0][0]) == f"afterok:{second}_2(unfulfilled)"
+    gate.touch()
+    assert all_done(slurm_toy.wait())
+    tasks = api.status(slurm_toy.run_dir).tasks
+    assert {t.state for t in tasks.values() if t.step.kind == "merge"} == {"done"}
+    assert len(slurm_toy.ledger()) == 18
+
+
+def test_a_packed_job_that_is_killed_is_resumed_as_one_and_nobody_else_is_harmed(
+    slurm_toy: Any, slurm: Any
+) -> None:
+    """Three tiles share a job. One fails, is tried again on its own while the others go on; then
+    the whole job is killed, without a word."""
+    run = slurm_toy.tree["run"]
+    run["tiles"] = {"count": 3, "merge": "cat {inputs} > {output}"}
+    run["command"] += " {tile}"
+    two_steps(slurm_toy, pack=3)
+    flag, gate = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
+    flag.touch()
+    closed = f'until [ -e "{gate}" ]; do sleep 0.2; done'
+    slurm_toy.parameters(
+        "Prior",
+        f'if [ "$first:$5" = 1901:2 ]; then [ ! -e "{flag}" ] || exit 3;'
+        f' elif [ "$first" = 1901 ]; then {closed}; fi\n',
+    )
+    assert [n for _, _, n in slurm_toy.submit().jobs] == [6, 6]
+    tiles = [f"{FIRST}/S3.Prior.t0{n}" for n in (1, 2, 3)]
+    wait_for(lambda: slurm_toy.states()[tiles[1]] == "failed" and len(slurm_toy.ledger()) >= 6)
+    element = job_of(slurm_toy, tiles[0])
+    flag.unlink()
+    # Twice: the second call finds a job whose second task is not its own any more.
+    assert [(s, n) for _, s, n in slurm_toy.submit(retry_failed=True).jobs] == [(FIRST, 1)]
+    wait_for(lambda: slurm_toy.states()[tiles[1]] == "done")
+    assert slurm_toy.submit(retry_failed=True).jobs == []
+    assert [slurm_toy.states()[tile] for tile in tiles] == ["running", "done", "running"]
+    slurm.run("scancel", "--signal=KILL", "--full", element)
+    states = slurm_toy.wait()
+    assert [states[tile] for tile in tiles] == ["failed", "done", "failed"]
+    gate.touch()
+    again = slurm_toy.submit(retry_failed=True)
+    assert [(step, n) for _, step, n in again.jobs] == [(FIRST, 2)]
+    assert all_done(slurm_toy.wait())
+    first, second = "prior 1901 1962 after 0", "prior 1963 2024 after 62"
+    assert [slurm_toy.ledger().count(line) for line in (first, second)] == [6, 3]
+    assert len(slurm_toy.ledger()) == 15
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killing_resume_before_or_after_a_repair_runs_nothing_twice(
+    slurm_toy: Any, slurm: Any, tmp_path: Path, moment: str
+) -> None:
+    two_steps(slurm_toy)
+    flag = slurm_toy.folder / "broken"
+    flag.touch()
+    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || {{ sleep 4; [ ! -e "{flag}" ]; }}\n')
+    slurm_toy.submit()
+    assert slurm_toy.wait()[f"{SECOND}/S3.Prior"] == "held"
+    flag.unlink()
+    killed = killed_at(
+        "scontrol", moment, tmp_path, f"api.resume(Path({str(slurm_toy.run_dir)!r}))"
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert "repaired" not in slurm_toy.journal()
+    result = slurm_toy.submit(retry_failed=True)
+    # Repaired again where that was not written down: it is the same dependency.
+    assert (result.jobs, result.repaired) == ([], 1)
+    assert all_done(slurm_toy.wait())
+    assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
