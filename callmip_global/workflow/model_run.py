@@ -107,10 +107,14 @@ def _run_pieces(
         if not done.exists():
             folder = attempt / f"piece-{years[0]}-{years[1]}"
             folder.mkdir()
-            if before is None:
-                sources = _restart_sources(step, task)
-                _copy_restarts(sources, folder, upstream, attempt.parents[3])
-            else:
+            # What the piece before did not leave comes, for every piece, from where it came first.
+            sources = {
+                pattern: source
+                for pattern, source in _restart_sources(step, task).items()
+                if not any(name == pattern or fnmatchcase(name, pattern) for name in restarts)
+            }
+            _copy_restarts(sources, folder, upstream, attempt.parents[3])
+            if before is not None:
                 _copy_files(before / "restart_out", folder / "restart_in", restarts)
             settings = plan.settings
             expected = expected_outputs(settings["outputs"], *years, settings["years"][0])

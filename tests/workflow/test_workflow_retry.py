@@ -191,3 +191,33 @@ def test_after_a_walltime_failure_a_segment_is_run_in_pieces_that_are_kept(toy: 
     folder = state.run.task_dir(last) / marker["attempt"]
     assert (folder / "restart_out" / "years.txt").read_text() == "126\n"
     assert not (state.run.task_dir(last) / "pieces").exists()
+
+
+def test_every_piece_has_the_restart_files_of_older_phases(toy: Any) -> None:
+    """The piece before leaves what the segment leaves; the rest comes from where it came first."""
+    model = (toy.folder / "model.sh").read_text()
+    (toy.folder / "model.sh").write_text(
+        model.replace("out/mon_$first.txt", "out/mon_$last.txt") + "echo b > restart_out/base.txt\n"
+    )
+    run = toy.tree["run"]
+    run["outputs"] = {"mon": "out/mon_{year}.txt"}
+    toy.tree["output"]["years"] = 1
+    toy.tree["retry"] = {"walltime": {"times": 3, "segment_years": 31}}
+    run["restart"] = ["years.txt", "base.txt"]
+    run["phases"][1] |= {
+        "restart_in": {"years.txt": "latest", "base.txt": "spinup"},
+        "restart_out": ["years.txt"],
+    }
+    toy.write()
+    toy.parameters(
+        "Prior",
+        '[ "$first" = 1900 ] || [ -f restart_in/base.txt ] || exit 9\n'
+        '[ "$first-$last" != 1963-2024 ] ||'
+        ' { echo "srun: CANCELLED DUE TO TIME LIMIT" >&2; exit 143; }\n',
+    )
+    toy.submit()
+    last = "run-historical-1963-2024/S3.Prior"
+    assert toy.wait()[last] == "failed"
+    toy.submit(retry_failed=True)
+    assert set(toy.wait().values()) == {"done"}
+    assert "prior 1994 2024 after 95" in toy.ledger()
