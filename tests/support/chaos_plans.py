@@ -120,6 +120,8 @@ def _branches(scheduler: str) -> tuple[dict[str, Any], ...]:
     first = _tree(scheduler)
     first["stages"] = {"Prior": {"parameters": "prior.txt"}}
     first["simulations"] = ["S3", "CO2"]
+    # What a piece goes on from is one file, as far as the sum is concerned.
+    del first["retry"]
     run = first["run"]
     run["restart"] = ["sum.txt", "old.txt"]
     spin, past = run["phases"]
