@@ -26,8 +26,9 @@ from callmip_global.resources import memory_mib, walltime_text
 
 _JOB_ID = re.compile(r"\d+(?:\[\])?(?:\.[A-Za-z0-9._-]+)?")
 _ANY_ID = re.compile(r"(\d+)(?:\[(\d*)\])?(\.\S+)?")
-# Not E, exiting: a job that is told to wait for one of those is held for ever, OpenPBS having seen
-# to its dependents already. What it is will show in a moment; until then it is unknown.
+# Not E, exiting: a job that is told to wait for one of those may be held for ever, OpenPBS having
+# seen to its dependents already (2 of 180 that came in that moment). What it is will show in a
+# moment; until then it is unknown.
 _LIVE = set("QRHWTSUBM")
 # qselect first: it filters by user on the server, and with no job at all `qstat -f` without
 # operands would list everybody's. No -x: history is off at many sites, and markers carry the truth.

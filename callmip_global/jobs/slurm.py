@@ -41,8 +41,18 @@ def flag(name: str, value: str | int) -> str:
 
 
 class Slurm:
-    """sbatch, squeue, scancel. sacct is not used: many sites run without slurmdbd, and where it
-    runs its records lag behind; the success markers carry the truth."""
+    """sbatch, squeue, scancel, scontrol. sacct is not used: many sites run without slurmdbd, and
+    where it runs its records lag behind; the success markers carry the truth.
+
+    What dependencies do, as tried:
+
+    - ``afterok:ARRAY`` is never satisfied once one element has failed, also for a job that is
+      submitted later and after that element was done anew by another job. ``afterok:ARRAY_3`` is
+      satisfied by that element alone, whatever became of the others.
+    - ``afterok`` of a job or element that is not known is satisfied at once.
+    - An element under ``aftercorr`` that has no counterpart waits for the whole array.
+    - An element that is cancelled while pending leaves no record.
+    """
 
     facts = SchedulerFacts(
         name="slurm",
@@ -105,7 +115,9 @@ class Slurm:
             flag("ntasks", job.tasks),
             flag("open-mode", "append"),
             flag("output", _log(job.log_dir, "%j")),
-            # A requeued job finds its half-done attempt and starts a new one, so this is safe.
+            # A requeued job finds its half-done attempt and starts a new one, so this is safe. So
+            # the jobs of a node that is lost start again by themselves (two minutes later), and
+            # what waits for them goes on waiting; without it they would be NODE_FAIL.
             "--requeue",
         ]
         if job.queue:
@@ -127,6 +139,9 @@ class Slurm:
     def repair_command(
         self, job_ids: Sequence[str], depends: Sequence[Dependency]
     ) -> list[str] | None:
+        # No dependency at all lets them go at once, whatever they waited for. Of a list with jobs
+        # that have ended, the others are changed although the exit code is 1. ``aftercorr`` works
+        # here as it does in sbatch: one command for all elements, each waits for its like.
         text = dependency_text(depends)
         return ["scontrol", "update", f"JobId={','.join(job_ids)}", f"Dependency={text}"]
 
