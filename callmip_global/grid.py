@@ -262,7 +262,7 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
                 lat_name,
                 f"latitude and longitude along one dimension ({lat_dim})",
                 "a rectilinear grid",
-                "Scatter the land points onto their latitude-longitude grid first",
+                "Put them on a latitude-longitude grid first (callmip-global regrid)",
             )
         )
     _check_range(where, lat_name, lat, -90.0, 90.0)
@@ -364,7 +364,7 @@ def _axis(
                 standard_name,
                 "a curvilinear grid" if found else "no such coordinate",
                 f"one-dimensional {standard_name} with units {units}",
-                "Remap it to a rectilinear grid first (cdo remapcon)"
+                "Put it on a rectilinear grid first (callmip-global regrid, or cdo remapcon)"
                 if found
                 else f"Set standard_name or name it one of: {', '.join(names)}",
             )

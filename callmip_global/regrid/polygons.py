@@ -354,32 +354,38 @@ def _add_edge(
     if width < 0.0:
         start, width, sign = start + width, -width, -1.0
         tangent1, tangent2 = tangent2, tangent1
-    if parallel:
+    pieces, turning, height, size, place = 1, 0.0, 0.0, 0.0, 0.0
+    if not parallel:
+        slope = (tangent2 - tangent1 * np.cos(width)) / np.sin(width)
+        size, place = np.hypot(tangent1, slope), np.arctan2(slope, tangent1)
+        # Cut where the great circle turns, so that latitude only rises or only falls in a piece.
+        turning, height = place, size
+        if not 0.0 < turning < width:
+            turning, height = place + (-np.pi if place > 0.0 else np.pi), -size
+        if 0.0 < turning < width:
+            pieces = 2
+    begin = 0.0
+    for piece in range(pieces):
+        end, at_end = width, tangent2
+        if piece < pieces - 1:
+            end, at_end = turning, height
         _add_piece(
-            start, 0.0, width, tangent1, tangent1, True, sign, 0.0, 0.0,
-            tangents, depths, meridians, top, parts,
-        )  # fmt: skip
-        return
-    slope = (tangent2 - tangent1 * np.cos(width)) / np.sin(width)
-    size, place = np.hypot(tangent1, slope), np.arctan2(slope, tangent1)
-    # Cut where the great circle turns, so that latitude only rises or only falls in each piece.
-    turning, height = place, size
-    if not 0.0 < turning < width:
-        turning, height = place + (-np.pi if place > 0.0 else np.pi), -size
-    if 0.0 < turning < width:
-        _add_piece(
-            start, 0.0, turning, tangent1, height, False, sign, size, place,
-            tangents, depths, meridians, top, parts,
-        )  # fmt: skip
-        _add_piece(
-            start, turning, width, height, tangent2, False, sign, size, place,
-            tangents, depths, meridians, top, parts,
-        )  # fmt: skip
-    else:
-        _add_piece(
-            start, 0.0, width, tangent1, tangent2, False, sign, size, place,
-            tangents, depths, meridians, top, parts,
-        )  # fmt: skip
+            start,
+            begin,
+            end,
+            tangent1,
+            at_end,
+            parallel,
+            sign,
+            size,
+            place,
+            tangents,
+            depths,
+            meridians,
+            top,
+            parts,
+        )
+        begin, tangent1 = end, at_end
 
 
 @compiled
