@@ -45,10 +45,11 @@ class Total:
 
 def run_batch(seeds: Sequence[int]) -> Total:
     """The sequences of some seeds, in a process of their own."""
-    os.nice(5)
-    total = Total()
+    total, parent = Total(), multiprocessing.parent_process()
     with workshop() as shop:
         for seed in seeds:
+            if parent is not None and not parent.is_alive():
+                break
             report = chaos.run_seed(shop, seed)
             total.add(Total(1, report.effects, report.interrupted, report.jobs))
             if report.wrong:
@@ -61,7 +62,7 @@ def run_many(count: int, first: int, processes: int) -> Total:
     total, begun = Total(), time.monotonic()
     batches = [range(s, min(s + BATCH, first + count)) for s in range(first, first + count, BATCH)]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, os.nice, (5,)) as pool:
         for done in as_completed([pool.submit(run_batch, batch) for batch in batches]):
             total.add(done.result())
             for seed, case, wrong in done.result().bad:
@@ -89,7 +90,7 @@ def replay(seed: int) -> int:
 def exhaust(processes: int) -> Total:
     """Every crash point of the reference sequence, on every kind of scheduler and plan."""
     total, context = Total(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, os.nice, (5,)) as pool:
         for done in as_completed([pool.submit(_exhaust_case, case) for case in CASES]):
             total.add(done.result())
             print(f"{total.sequences} crash points so far", file=sys.stderr, flush=True)
