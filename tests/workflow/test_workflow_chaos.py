@@ -20,8 +20,8 @@ from chaos_world import World
 from callmip_global.workflow import observe, submit, task
 from callmip_global.workflow.rundir import RunDir
 
-SEEDS = 154
-BATCHES = 7
+SEEDS = 104
+BATCHES = 4
 SMALL = ("small slurm", "small pbs")
 
 
@@ -65,11 +65,12 @@ def test_a_crash_at_any_single_effect_loses_and_doubles_nothing(shop: Workshop, 
 def test_a_line_of_the_journal_may_be_cut_short_at_any_byte(shop: Workshop) -> None:
     """The line that says what the scheduler replied: whole, it is believed; torn, it is as if it
     had not been written."""
-    report = chaos.run_actions(shop, "small slurm", chaos.REFERENCE, traced=True)
+    once = (("submit", 0, 0),)
+    report = chaos.run_actions(shop, "small slurm", once, traced=True)
     line = next(text for text in report.trace if 'append {"event": "submitted"' in text)
     number = int(line.split()[2])
     for cut in range(len(line.partition("append ")[2]) + 1):
-        torn = chaos.run_actions(shop, "small slurm", chaos.REFERENCE, crash_at=number, cut=cut)
+        torn = chaos.run_actions(shop, "small slurm", once, crash_at=number, cut=cut)
         assert torn.wrong == (), f"cut after {cut} bytes"
 
 
