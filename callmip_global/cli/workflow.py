@@ -271,19 +271,17 @@ def logs(
 def log_files(state: RunState, ref: str) -> list[Path]:
     """Logs of a task that hold something: its latest attempt's, then the job script's own."""
     from callmip_global.workflow.client import make_scheduler
+    from callmip_global.workflow.joblog import job_log_path
 
     found = []
     attempts = state.run.attempts(ref)
     if attempts:
         found += [attempts[-1].path / name for name in ("stdout", "stderr")]
-    task = state.tasks[ref]
-    folder = state.run.job_dir(task.step.name) / "log"
-    if task.job_id is not None:
-        index = task.intent.array_index(task.task.index) if task.intent else None
+    lease = state.tasks[ref].lease
+    if lease is not None:
         scheduler = make_scheduler(state.plan.settings["site"], state.run.path)
-        name = task.job_id if index is None else scheduler.element_id(task.job_id, index)
-        # PBS names the files in a folder given to -o itself.
-        found += [folder / f"{name}.out", folder / f"{name}.OU"]
+        log = job_log_path(state.run, scheduler, lease)
+        found += [] if log is None else [log]
     return [path for path in found if path.exists() and path.stat().st_size]
 
 

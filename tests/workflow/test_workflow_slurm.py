@@ -155,6 +155,8 @@ def test_a_failing_segment_is_told_mended_and_resumed(slurm_toy: Any, slurm: Any
     told = slurm_toy.cli("status", str(slurm_toy.run_dir))
     assert told.returncode == 1
     assert "exit code 3" in told.stdout
+    logs = slurm_toy.cli("logs", str(slurm_toy.run_dir)).stdout
+    assert f"{FIRST}/S3.Posterior: attempt 1 on" in logs
     flag.unlink()
     # The dependent keeps its place in the queue and waits for the new job.
     result = slurm_toy.submit(retry_failed=True)
