@@ -210,10 +210,17 @@ def _mesh_of_corners(
 
 
 def _are_boxes(lat: Array, lon: Array) -> bool:
-    """Whether every edge of every cell runs along a parallel or a meridian."""
+    """Whether every cell is between two parallels and two meridians.
+
+    A cell round a pole with all its corners at one latitude is none: great circles join them.
+    """
     along = np.abs(lat - np.roll(lat, -1, axis=1)) < 1e-9
     turn = np.mod(lon - np.roll(lon, -1, axis=1) + 180.0, 360.0) - 180.0
-    return bool(np.all(along | (np.abs(turn) < 1e-9)))
+    south, north = lat.min(axis=1, keepdims=True), lat.max(axis=1, keepdims=True)
+    on_two = (lat - south < 1e-9) | (north - lat < 1e-9)
+    return bool(
+        np.all(along | (np.abs(turn) < 1e-9)) and np.all(on_two) and np.all(north - south > 1e-9)
+    )
 
 
 def _regular_boxes(lat: Array, lon: Array) -> tuple[Array, Array] | None:

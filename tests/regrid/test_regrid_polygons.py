@@ -275,6 +275,20 @@ def test_curvilinear_grids_and_radians_give_the_same() -> None:
     assert source_of(mesh_file(WHOLE["rotated pole"]), "x").edge_model == "great-circles"
 
 
+def test_only_cells_between_two_parallels_have_edges_along_them() -> None:
+    grid = standard_grid("2deg")
+    assert source_of(mesh_file(boxes(grid.lat_edges, grid.lon_edges)), "x").edge_model == (
+        "parallels"
+    )
+    # All edges of this cube join corners of one latitude or one longitude; great circles they are.
+    cube = mesh_file(WHOLE["cube"])
+    assert source_of(cube, "x").edge_model == "great-circles"
+    cube["gpp"][:] = np.arange(6.0)
+    out = regrid_dataset(cube, grid=ONE)["gpp"]
+    assert float(out.sel(lat=43.5, lon=0.5).mean()) == pytest.approx(0.0, abs=1e-12)
+    assert float(out.sel(lat=45.5, lon=0.5).mean()) == pytest.approx(4.0, abs=1e-12)
+
+
 def ugrid(corners: Corners) -> xr.Dataset:
     keys = np.round(np.stack([corners[0].ravel(), np.mod(corners[1].ravel(), 360)], 1), 9)
     nodes, index = np.unique(keys, axis=0, return_inverse=True)
@@ -519,3 +533,57 @@ def test_matrices_that_repeat_the_axes_are_rectilinear_with_their_corners(order:
     assert set(out.data_vars) == {"gpp", "valid_fraction"}
     expected, _ = masked_mean(conservative_weights(grid, ONE), values)
     np.testing.assert_allclose(out["gpp"], expected, rtol=1e-12)
+
+
+def test_land_fractions_and_fractions_of_their_own_weigh_the_cells_of_a_mesh() -> None:
+    ds = mesh_file(WHOLE["hexagons turned"], gaps=True)
+    cells = ds.sizes["cell"]
+    rng = np.random.default_rng(8)
+    land, part = rng.random(cells), rng.random((2, cells))
+    ds["sftlf"] = ("cell", 100.0 * land, {"units": "%", "standard_name": "land_area_fraction"})
+    ds["gpp"].attrs["cell_methods"] = "area: mean where land time: mean"
+    ds["ra"] = ds["gpp"] * 0.5
+    ds["ra"].attrs = {"units": "kg m-2 s-1"}
+    ds["valid_fraction_ra"] = (("time", "cell"), part, {"units": "1"})
+    out = regrid_dataset(ds, grid=ONE)
+    area = by_triangles((ds["lat_vertices"].values, ds["lon_vertices"].values)) * EARTH_RADIUS_M**2
+    for name, weight in (("gpp", land), ("ra", part)):
+        own = f"valid_fraction_{name}"
+        fraction = out[own if own in out else "valid_fraction"]
+        after = (out[name] * fraction * out["areacella"]).sum(("lat", "lon"))
+        before = np.nansum(ds[name].values * weight * area, axis=1)
+        np.testing.assert_allclose(after, before, rtol=1e-11)
+    carried = float((out["sftlf"] * out["areacella"]).sum()) / 100.0
+    assert carried == pytest.approx(float((land * area).sum()), rel=1e-11)
+
+
+def test_files_of_one_mesh_are_joined_and_of_two_refused(tmp_path: Path) -> None:
+    ds = mesh_file(WHOLE["triangles turned"], gaps=True)
+    later = ds.assign_coords(time=("time", [74.0, 105.0], ds["time"].attrs))
+    ds.to_netcdf(tmp_path / "a.nc")
+    later.to_netcdf(tmp_path / "b.nc")
+    regrid_files([tmp_path / "b.nc", tmp_path / "a.nc"], grid=ONE, out=tmp_path / "out.zarr")
+    with xr.open_zarr(tmp_path / "out.zarr", decode_times=False) as out:
+        assert out.sizes["time"] == 4
+        expected = regrid_dataset(ds, grid=ONE)
+        np.testing.assert_allclose(out["gpp"][:2], expected["gpp"], rtol=1e-12)
+        np.testing.assert_allclose(out["gpp"][2:], expected["gpp"], rtol=1e-12)
+    mesh_file(WHOLE["triangles"]).to_netcdf(tmp_path / "other.nc")
+    paths = [tmp_path / "a.nc", tmp_path / "other.nc"]
+    with pytest.raises(DataError, match="one grid for all files"):
+        regrid_files(paths, grid=ONE, out=tmp_path / "no.zarr")
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="cdo is not installed")
+@pytest.mark.parametrize("name", ["cubed sphere ne30", "hexagons turned", "cube"])
+def test_cdo_leaves_out_the_same_cells_when_values_are_missing(name: str, tmp_path: Path) -> None:
+    ds = mesh_file(WHOLE[name], gaps=True)
+    ds.to_netcdf(tmp_path / "in.nc")
+    command = ["cdo", "-s", "-b", "F64", "remapcon,global_1", "in.nc", "out.nc"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    with xr.open_dataset(tmp_path / "out.nc", decode_times=False) as result:
+        witness = result["gpp"].values
+    out = regrid_dataset(ds, grid=ONE)["gpp"].values
+    both = ~np.isnan(out) & ~np.isnan(witness)
+    assert np.mean(np.isnan(out) != np.isnan(witness)) < 1e-4
+    assert np.quantile(np.abs(out - witness)[both], 0.9999) < 1e-8
