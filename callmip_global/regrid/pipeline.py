@@ -71,7 +71,7 @@ def regrid_dataset(
     land_fraction: LandFraction = "auto",
     where: str = "dataset",
 ) -> xr.Dataset:
-    """Every numeric variable of ``ds`` that lies on its latitude-longitude grid, on ``grid``.
+    """Every numeric variable of ``ds`` that lies on its grid, whatever its kind, on ``grid``.
 
     In memory, and at once: for what does not fit there are ``regrid_files`` and ``regrid_store``.
 
@@ -84,7 +84,7 @@ def regrid_dataset(
     ``valid_fraction_<name>`` for a variable with another one): the part of each cell that the
     values speak for, with which integrals are to be taken. Also ``areacella``, bounds, ``sftlf``
     where there was one, and time and other coordinates unchanged.
-    DataError when there is no rectilinear grid, no variable on it, or land without units.
+    DataError when there is no grid (``source_of``), no variable on it, or land without units.
     """
     inputs = inputs_of(ds, where, land_fraction)
     weights = conservative_weights(inputs.source.grid, grid, edge_model=inputs.source.edge_model)
