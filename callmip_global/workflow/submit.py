@@ -228,6 +228,7 @@ class Submitter:
         if doomed:
             self._await_end(doomed)
             states = observe(self.run, self.plan, self.queue)
+        states = self._await_fate(states)
         revived = revive(self.run, states, only=only)
         if revived:
             self.say(f"{_plural(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
@@ -432,6 +433,21 @@ class Submitter:
             if doomed:
                 time.sleep(_SETTLE_POLL_S)
 
+    def _await_fate(self, states: dict[str, TaskState]) -> dict[str, TaskState]:
+        """States as soon as every held task is known to be in the queue or to have left it.
+
+        PBS deletes what waits for a job that failed; a new job may also just not be listed yet.
+        """
+        deadline = time.monotonic() + SETTLE_S + _SETTLE_POLL_S
+        while time.monotonic() < deadline and any(
+            s.state == "held" and s.lease and not self.queue.is_live(s.lease.intent, s.lease.row)
+            for s in states.values()
+        ):
+            time.sleep(_SETTLE_POLL_S)
+            self.queue = Queue(self.client.jobs())
+            states = observe(self.run, self.plan, self.queue)
+        return states
+
     def _cancel(self, intent: Intent, rows: Sequence[int]) -> None:
         assert intent.job_id is not None
         whole = set(rows) == intent.row_set
@@ -444,6 +460,8 @@ class Submitter:
 
     def _repair(self, step: Step, states: dict[str, TaskState]) -> None:
         """Let pending jobs of a step wait for what was submitted anew, in place of what failed."""
+        if self.client.scheduler.repair_command([], []) is None:
+            return
         groups: dict[tuple[str, tuple[Dependency, ...]], list[TaskState]] = {}
         for token, members in self._pending_units(step, states):
             upstream = [u for state in members for u in state.task.upstream]
@@ -472,7 +490,7 @@ class Submitter:
             for first in range(0, len(ids), _MOST_REPAIRED):
                 part = ids[first : first + _MOST_REPAIRED]
                 command = self.client.scheduler.repair_command(part, waits)
-                complaints.append("" if command is None else self.client.change(command))
+                complaints.append(self.client.change(command) if command else "")
             if any(complaints):
                 self.say(f"{step.name}: {' '.join(complaints).strip()}")
                 continue
