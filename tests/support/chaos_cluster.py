@@ -119,6 +119,8 @@ class Job:
     run_dir: Path
     step: str
     visible_at: float
+    was_hidden: bool
+    """Whether it was not listed for a while after it was accepted."""
     elements: list[Element] = field(default_factory=list)
     forgotten: bool = False
 
@@ -327,6 +329,7 @@ class Cluster:
             script.parents[2],
             script.parent.name,
             self.kernel.now + hidden_s,
+            hidden_s > 0,
         )
         pairs = zip(request["units"], request["indices"], strict=True)
         job.elements = [Element(job, unit, index) for unit, index in pairs]

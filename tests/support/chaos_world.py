@@ -217,7 +217,8 @@ class World:
             elif not self._was_told_lies(ref):
                 self.complain(f"{ref} runs although its result was published meanwhile")
         for other, owner in self.bodies:
-            if other == ref and owner is not process and not owner.disowned:
+            told_apart = owner.disowned or process.disowned
+            if other == ref and owner is not process and not told_apart:
                 self.complain(f"{ref} runs in {process.name} while it runs in {owner.name}")
 
     def _was_told_lies(self, ref: str) -> bool:
@@ -499,6 +500,8 @@ class World:
         tokens: dict[str, set[str]] = {}
         begun = {j.token for j in self.cluster.jobs if any(e.starts for e in j.elements)}
         for element in self.cluster.elements():
+            if element.job.was_hidden:
+                continue
             # A packed job goes on, or starts again, for its other tasks.
             is_over = element.packed and element.job.token in begun
             if element.state in ("PENDING", "RUNNING") and not is_over:
