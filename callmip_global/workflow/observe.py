@@ -220,7 +220,8 @@ class Observer:
             token = str(last.status["token"])
             owner = self._owner(step, task, token)
             life = self._life(last, owner)
-            if owner is not None and owner == lease and self._was_put_back(last, owner):
+            current = owner is not None and owner == lease and owner.key == task.key
+            if current and self._was_put_back(last, owner):
                 return replace(base, state="queued", detail="to be started again")
             if life is not JobState.GONE:
                 state = "running" if life is JobState.LIVE else "unknown"
@@ -274,12 +275,12 @@ class Observer:
             return replace(base, state="done")
         return self._gone(base, lease, mine, record)
 
-    def _was_put_back(self, attempt: Attempt, owner: Lease) -> bool:
+    def _was_put_back(self, attempt: Attempt, owner: Lease | None) -> bool:
         """Whether the scheduler put the job of an attempt back into the queue (its node is gone).
 
         Right after its start an attempt may be younger than the list of jobs.
         """
-        record = self.queue.record(owner.intent, owner.row) if self.queue else None
+        record = self.queue.record(owner.intent, owner.row) if self.queue and owner else None
         if record is None or record.state is not JobState.LIVE:
             return False
         pending = record.detail.split(" ")[0] in self.scheduler.facts.pending
