@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 from callmip_global.files import write_json
+from callmip_global.jobs.scheduler import JobRecord, JobState
 from callmip_global.workflow import api, model_run, task
 from callmip_global.workflow.failures import TaskFailedError
 from callmip_global.workflow.journal import Journal
+from callmip_global.workflow.observe import Queue, observe
 from callmip_global.workflow.rundir import RunDir
 from callmip_global.workflow.task import run_task
 
@@ -218,3 +221,20 @@ def test_a_missing_output_is_told_with_the_last_words_of_the_model(tmp_path: Pat
     with pytest.raises(TaskFailedError, match=r"mon\.nc is missing") as caught:
         model_run._outputs({"out/mon.nc": 12}, tmp_path)
     assert caught.value.failure.tail == ("disk quota exceeded",)
+
+
+def test_a_task_put_back_into_the_queue_is_queued_only_while_the_plan_is_the_same(
+    make_toy: Any, local_site: dict[str, Any]
+) -> None:
+    toy = make_toy({**local_site, "scheduler": "slurm"})
+    run, _ = api.prepare(toy.experiment)
+    intend(run, "t1")
+    run.journal.append("submitted", token="t1", job_id="7")
+    left_running(run, started="2026-01-01T00:00:00Z")
+    queue = Queue([JobRecord("7", None, "t1", JobState.LIVE, "PENDING")])
+    assert observe(run, run.plan(), queue)[REF].state == "queued"
+    # The queued job is of an older plan now: when it starts, it will leave the task alone.
+    toy.parameters("Prior", "# edited\n")
+    _, plan = api.prepare(toy.experiment)
+    assert observe(run, plan, queue)[REF].state == "running"
+    shutil.rmtree(toy.run_dir)  # there is no Slurm to cancel anything
