@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -608,7 +609,7 @@ def test_a_step_with_workers_gives_the_store_of_one_without(
     stores, attempt = tmp_path / "stores", tmp_path / "attempt"
     attempt.mkdir()
     stores.mkdir()
-    (stores / NATIVE.text).symlink_to(native)
+    shutil.copytree(native, stores / NATIVE.text)
     plan: Any = SimpleNamespace(
         name="x",
         settings={

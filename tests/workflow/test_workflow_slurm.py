@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -348,8 +349,9 @@ def test_a_job_over_its_memory_is_classified_and_gets_more(
         elsewhere.setenv("SLURM_CONF", str(cluster.conf))
         slurm_toy.tree["retry"] = {"memory": {"times": 1, "memory": 4}}
         two_steps(slurm_toy, memory="200MiB")
+        python = shlex.quote(sys.executable)
         hungry = 'import time; x = b"x" * (400 << 20); time.sleep(4)'
-        slurm_toy.parameters("Prior", f"[ \"$first\" != 1901 ] || {sys.executable} -c '{hungry}'\n")
+        slurm_toy.parameters("Prior", f"[ \"$first\" != 1901 ] || {python} -c '{hungry}'\n")
         slurm_toy.submit()
         ref = f"{FIRST}/S3.Prior"
         assert slurm_toy.wait()[ref] == "failed"
