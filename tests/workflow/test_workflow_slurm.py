@@ -64,8 +64,13 @@ def let_go(toy: Any, slurm: Any, ref: str, element: str) -> None:
             slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
         return len(attempts(toy, ref)) == 2
 
-    wait_for(lambda: "PENDING" in slurm.run("squeue", "-h", "-j", element, "-o", "%T"))
-    wait_for(begun)
+    def put_back() -> bool:
+        # On a busy machine it may have begun again between two looks.
+        state = slurm.run("squeue", "-h", "-j", element, "-o", "%T")
+        return "PENDING" in state or len(attempts(toy, ref)) == 2
+
+    wait_for(put_back)
+    wait_for(begun, limit_s=150)
 
 
 def wait_until_prior_is_alone(toy: Any) -> None:
