@@ -64,6 +64,11 @@ class Link:
     missing: tuple[tuple[str, str], ...] = ()
 
 
+def names_file(pattern: str, name: str) -> bool:
+    """Whether a name or pattern of restart files means this file (or this very pattern)."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def chain(run: Run, simulation: str) -> list[Link]:
     """The segments of one simulation in order, with their restart files followed back."""
     links: list[Link] = []
@@ -89,7 +94,7 @@ def _left_by(links: Sequence[Link], name: str, source: str) -> str | None:
     """The last segment (of the phase ``source``) that left a restart file."""
     for link in reversed(links):
         if source in (LATEST, link.segment.phase) and any(
-            name == left or fnmatchcase(name, left) for left in link.restart_out
+            names_file(left, name) for left in link.restart_out
         ):
             return link.segment.name
     return None

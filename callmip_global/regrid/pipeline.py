@@ -43,7 +43,7 @@ from callmip_global.store import (
     store_info,
     unmasked_fill,
 )
-from callmip_global.timeaxis import decode_months, decode_years
+from callmip_global.timeaxis import Frequency, decode_months, decode_years
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -252,6 +252,14 @@ def regrid_store(
     return {"weights": dict(first.provenance()), "conservation": report}
 
 
+def _frequency(text: str | None) -> Frequency | None:
+    known: tuple[Frequency | None, ...] = ("mon", "yr", None)
+    for frequency in known:
+        if text == frequency:
+            return frequency
+    raise UsageError(Problem("--frequency", found=repr(text), wanted="mon or yr"))
+
+
 def regrid_files(
     paths: Sequence[Path],
     *,
@@ -276,9 +284,7 @@ def regrid_files(
         raise UsageError(
             Problem(str(out), found="something that is no store", wanted="a new path, or a store")
         )
-    if frequency not in (None, "mon", "yr"):
-        raise UsageError(Problem("--frequency", found=repr(frequency), wanted="mon or yr"))
-    inputs = open_inputs(paths, frequency, corners=weight_file is None)  # type: ignore[arg-type]
+    inputs = open_inputs(paths, _frequency(frequency), corners=weight_file is None)
     weights: AnyWeights
     if weight_file is None:
         source = inputs.source

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -77,7 +77,7 @@ class Intent:
     @cached_property
     def units(self) -> tuple[int, ...]:
         """Numbers (from 1) of the packs of rows that the elements of the job stand for."""
-        return tuple(dict.fromkeys(unit_of(row, self.pack) for row in self.rows))
+        return units_of(self.rows, self.pack)
 
     @cached_property
     def is_array(self) -> bool:
@@ -100,6 +100,11 @@ class Intent:
 def unit_of(row: int, pack: int) -> int:
     """Number (from 1) of the pack that a row (from 1) is in."""
     return (row - 1) // pack + 1
+
+
+def units_of(rows: Iterable[int], pack: int) -> tuple[int, ...]:
+    """Numbers of the packs that rows are in, each once, in the order of the rows."""
+    return tuple(dict.fromkeys(unit_of(row, pack) for row in rows))
 
 
 class Journal:

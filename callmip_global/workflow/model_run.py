@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from callmip_global.config.chain import names_file
 from callmip_global.config.placeholders import expand, render_template
 from callmip_global.config.plan import Plan, Step, Task, expected_outputs, run_context
 from callmip_global.files import (
@@ -111,7 +111,7 @@ def _run_pieces(
             sources = {
                 pattern: source
                 for pattern, source in _restart_sources(step, task).items()
-                if not any(name == pattern or fnmatchcase(name, pattern) for name in restarts)
+                if not any(names_file(pattern, name) for name in restarts)
             }
             _copy_restarts(sources, folder, upstream, attempt.parents[3])
             if before is not None:
@@ -240,7 +240,7 @@ def _copy_restarts(
     for pattern, step in sources.items():
         ref = by_step[step]
         left = upstream[ref]["restarts"]
-        names = [name for name in left if name == pattern or fnmatchcase(name, pattern)]
+        names = [name for name in left if names_file(pattern, name)]
         if not names:
             raise TaskFailedError(Failure("restart", f"{ref} left no restart file {pattern}"))
         for name in names:

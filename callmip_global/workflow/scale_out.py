@@ -338,6 +338,7 @@ def _job_class(base: Any, fleet: _Fleet) -> Any:
 
     from distributed.deploy.spec import ProcessInterface
 
+    # The base is one of dask-jobqueue's classes, known only at run time.
     class WorkerJob(base):  # type: ignore[misc]
         def job_script(self) -> str:
             scheduler = fleet.client.scheduler
@@ -720,7 +721,7 @@ def _dispatch(
     What the units share goes through a file: dask would lose it with the worker that holds it, and
     would send it with every unit.
     """
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
     import distributed
 
     path = private / f"shared-{uuid4().hex}.pickle"

@@ -30,7 +30,7 @@ from callmip_global.jobs.scheduler import (
     consecutive,
 )
 from callmip_global.workflow.client import Client, Outcome, make_scheduler
-from callmip_global.workflow.journal import Intent, unit_of
+from callmip_global.workflow.journal import Intent, unit_of, units_of
 from callmip_global.workflow.lease import Lease
 from callmip_global.workflow.observe import ALIVE, SETTLE_S, Observer, Queue, TaskState, observe
 from callmip_global.workflow.prune import revive
@@ -364,7 +364,7 @@ class Submitter:
                     doomed.append((intent, row))
                 elif outdated:
                     outdated_rows.append(row)
-                elif stuck and not self._can_repair(intent, row):
+                elif stuck and not self._repairs:
                     unfit_units.add(unit)
                 elif states[f"{intent.step}/{old.id}"].state in ALIVE:
                     busy_units.add(unit)
@@ -404,9 +404,10 @@ class Submitter:
         earlier = {old.intent.job_id for old in history}.difference({now, None})
         return upstream.state == "done" and not earlier.intersection(lease.depends)
 
-    def _can_repair(self, intent: Intent, row: int) -> bool:
-        ids = [self._element(intent, row)]
-        return self.client.scheduler.repair_command(ids, []) is not None
+    @property
+    def _repairs(self) -> bool:
+        """Whether the scheduler can give a pending job other jobs to wait for."""
+        return self.client.scheduler.repair_command([], []) is not None
 
     def _element(self, intent: Intent, row: int) -> str:
         """What the scheduler calls the job, or the element, that a row is in."""
@@ -460,7 +461,7 @@ class Submitter:
 
     def _repair(self, step: Step, states: dict[str, TaskState]) -> None:
         """Let pending jobs of a step wait for what was submitted anew, in place of what failed."""
-        if self.client.scheduler.repair_command([], []) is None:
+        if not self._repairs:
             return
         groups: dict[tuple[str, tuple[Dependency, ...]], list[TaskState]] = {}
         for token, members in self._pending_units(step, states):
@@ -531,7 +532,7 @@ class Submitter:
             decision = self._decide(state, retry_failed)
             if decision is not None:
                 chosen[task.index] = decision
-        for group, rows in list(self._groups(step, chosen, states)):
+        for group, rows in self._groups(step, chosen, states):
             for chunk in self._parts(step, rows):
                 if not self._submit_chunk(step, chunk, group, states):
                     return False
@@ -560,7 +561,7 @@ class Submitter:
 
     def _groups(
         self, step: Step, chosen: Mapping[int, Verdict], states: Mapping[str, TaskState]
-    ) -> Iterator[tuple[_Group, list[int]]]:
+    ) -> list[tuple[_Group, list[int]]]:
         """The rows that can go together. A job's elements differ in nothing but their index, so
         they ask for the same, and wait for the same or each for the element of its own number."""
         pack = step.resources["pack"]
@@ -578,8 +579,7 @@ class Submitter:
             group = _Group(offset, match is not None, decision.level, decision.retry)
             place = (group, bool(waits), frozenset(tokens))
             groups.setdefault(place, (group, []))[1].extend(rows)
-        for group, rows in groups.values():
-            yield group, sorted(rows)
+        return [(group, sorted(rows)) for group, rows in groups.values()]
 
     def _unit_waits(
         self, step: Step, rows: Sequence[int], states: Mapping[str, TaskState]
@@ -632,7 +632,7 @@ class Submitter:
         refs = [f"{step.name}/{task.id}" for task in tasks]
         if not self._confirm(step, [u for t in tasks for u in t.upstream], states):
             return True
-        units = tuple(dict.fromkeys(unit_of(row, pack) for row in rows))
+        units = units_of(rows, pack)
         limit = self.site["max_queued"]
         if limit and self.queue.live + len(units) > limit:
             self.result.stopped = f"max_queued of the site file ({limit}) is reached"
@@ -667,7 +667,7 @@ class Submitter:
         token: str,
     ) -> Submission:
         """The job of some rows of a step."""
-        units = tuple(dict.fromkeys(unit_of(row, step.resources["pack"]) for row in rows))
+        units = units_of(rows, step.resources["pack"])
         tasks = [step.tasks[row - 1] for row in rows]
         elementwise = group.elementwise and len(units) > 1
         return Submission(

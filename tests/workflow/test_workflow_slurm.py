@@ -48,6 +48,14 @@ TWO_STEPS = [
 ]
 
 
+def while_there(toy: Any, name: str, action: str, stage: str = "Prior") -> Path:
+    """A file; while it is there, a stage's segment from 1901 on does this (shell) first."""
+    flag: Path = toy.folder / name
+    flag.touch()
+    toy.parameters(stage, f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || {action}\n')
+    return flag
+
+
 def job_of(toy: Any, ref: str) -> str:
     """Job, or element, of a task."""
     state = api.status(toy.run_dir).tasks[ref]
@@ -57,20 +65,25 @@ def job_of(toy: Any, ref: str) -> str:
 
 def let_go(toy: Any, slurm: Any, ref: str, element: str) -> None:
     """Slurm holds a requeued job back for two minutes (BeginTime), which it may set anew when the
-    last of the first run is gone; let it go at once."""
+    last of the first run is gone; let it go at once.
 
-    def begun() -> bool:
-        with contextlib.suppress(RuntimeError):
-            slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
-        return len(attempts(toy, ref)) == 2
+    Let go at once, Slurm may take the late end of the first run for that of the second: the job is
+    then over (FAILED) before it began again, which ends the waiting as well."""
+
+    def queued() -> str:
+        return str(slurm.run("squeue", "-h", "-t", "all", "-j", element, "-o", "%T"))
 
     def put_back() -> bool:
         # On a busy machine it may have begun again between two looks.
-        state = slurm.run("squeue", "-h", "-j", element, "-o", "%T")
-        return "PENDING" in state or len(attempts(toy, ref)) == 2
+        return "PENDING" in queued() or len(attempts(toy, ref)) == 2
+
+    def begun_or_over() -> bool:
+        with contextlib.suppress(RuntimeError):
+            slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+        return len(attempts(toy, ref)) == 2 or queued().strip() in ("FAILED", "CANCELLED", "")
 
     wait_for(put_back)
-    wait_for(begun, limit_s=150)
+    wait_for(begun_or_over, limit_s=240)
 
 
 def wait_until_prior_is_alone(toy: Any) -> None:
@@ -150,9 +163,7 @@ def test_killing_submit_before_or_after_sbatch_runs_nothing_twice(
 
 def test_a_failing_segment_is_told_mended_and_resumed(slurm_toy: Any, slurm: Any) -> None:
     two_steps(slurm_toy)
-    flag = slurm_toy.folder / "broken"
-    flag.touch()
-    slurm_toy.parameters("Posterior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || exit 3\n')
+    flag = while_there(slurm_toy, "broken", "exit 3", stage="Posterior")
     slurm_toy.submit()
     states = slurm_toy.wait()
     assert states["run-historical-1901-1962/S3.Posterior"] == "failed"
@@ -176,9 +187,7 @@ def test_resume_right_after_a_failure_repairs_dependents_that_would_never_run(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = slurm_toy.folder / "broken"
-    flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || exit 3\n')
+    flag = while_there(slurm_toy, "broken", "exit 3")
     slurm_toy.submit()
     wait_for(lambda: slurm_toy.states()["run-historical-1901-1962/S3.Prior"] == "failed")
     flag.unlink()
@@ -191,9 +200,7 @@ def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = slurm_toy.folder / "slow"
-    flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 60\n')
+    flag = while_there(slurm_toy, "slow", "sleep 60")
     slurm_toy.submit()
     wait_for(lambda: "prior 1901 1962 after 0" in slurm_toy.ledger())
     ref = f"{FIRST}/S3.Prior"
@@ -247,9 +254,7 @@ def test_jobs_of_a_node_that_crashes_begin_again_elsewhere_by_themselves(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = slurm_toy.folder / "slow"
-    flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
+    flag = while_there(slurm_toy, "slow", "sleep 100")
     slurm_toy.submit()
     wait_until_prior_is_alone(slurm_toy)
     ref = f"{FIRST}/S3.Prior"
@@ -267,9 +272,7 @@ def test_jobs_that_are_not_to_be_requeued_fail_with_their_node_and_are_resumed(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy, directives=["--no-requeue"])
-    flag = slurm_toy.folder / "slow"
-    flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
+    flag = while_there(slurm_toy, "slow", "sleep 100")
     slurm_toy.submit()
     wait_until_prior_is_alone(slurm_toy)
     ref = f"{FIRST}/S3.Prior"
@@ -372,9 +375,7 @@ def test_elements_and_arrays_cancelled_from_outside_are_told_and_submitted_again
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = slurm_toy.folder / "slow"
-    flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || sleep 100\n')
+    flag = while_there(slurm_toy, "slow", "sleep 100")
     slurm_toy.submit()
     wait_until_prior_is_alone(slurm_toy)
     prior = f"{FIRST}/S3.Prior"
