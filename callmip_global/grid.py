@@ -37,6 +37,8 @@ EdgeModel = Literal[
     "great-circles",
     "parallels",
     "regular-spacing",
+    "gauss-latitudes",
+    "cell-centres",
     "weight-file",
 ]
 Array = NDArray[np.float64]

@@ -24,6 +24,7 @@ from callmip_global.regrid.mesh import Mesh
 from callmip_global.regrid.polygons import overlaps
 
 ENGINE = "native"
+METHOD = "first-order conservative, destination-area normalised"
 
 # An overlap this small against the smaller of both cells is rounding noise of the edges; kept, it
 # would make a cell valid that touches no land (measured with other tools: hundreds of cells).
@@ -77,6 +78,7 @@ class Weights:
     engine: str = ENGINE
     version: str = __version__
     tolerance: float = 0.0
+    method: str = METHOD
 
     @property
     def source_shape(self) -> tuple[int, int]:
@@ -109,7 +111,8 @@ class CellWeights:
     Entry (i, j) is the part of target cell i (row by row) that source cell j covers.
 
     indptr : (n_target+1,) int64;  indices : (nnz,) int64;  values : (nnz,) float64
-    tolerance : largest relative drift of an integral that is due to the weights, not to rounding
+    tolerance : largest relative drift of an integral that is due to the weights, not to rounding;
+        infinite where nothing is promised (``nearest_weights``)
     """
 
     source_shape: tuple[int, int]
@@ -123,6 +126,7 @@ class CellWeights:
     engine: str = ENGINE
     version: str = __version__
     tolerance: float = 0.0
+    method: str = METHOD
 
     def coverage(self) -> NDArray[np.float64]:
         """(nlat, nlon) part of each target cell that the source covers: the row sums."""
@@ -163,7 +167,7 @@ def _provenance(weights: AnyWeights) -> Mapping[str, str]:
     return {
         "engine": weights.engine,
         "version": weights.version,
-        "method": "first-order conservative, destination-area normalised",
+        "method": weights.method,
         "edge_model": weights.edge_model,
         "source_grid_sha256": weights.source_digest,
         "target_grid_sha256": weights.target_digest,
