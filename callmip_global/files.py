@@ -60,17 +60,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, text: str, *, mode: int | None = None) -> None:
+def write_atomic(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
     """Write whole or not at all: temporary name beside it, fsync, rename, fsync of the folder.
 
-    ``mode``: permissions (default 0o666), less what the umask takes away.
+    Text is written as UTF-8. ``mode``: permissions (default 0o666), less what the umask takes away.
     """
     temporary = path.with_name(f".{uuid4().hex}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         handle = os.open(temporary, flags, 0o666 if mode is None else mode)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

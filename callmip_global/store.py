@@ -6,6 +6,7 @@ final path, filled one region at a time, and renamed once when every region is t
     .<name>.work/work.json                  fingerprint of everything that determines the content
     .<name>.work/store/                     the store in the making
     .<name>.work/done/<group>-<array>-<start>.json    ledger: one entry per finished region
+    .<name>.work/scratch/                  what the maker keeps until then
 
 A region is a run of time steps that is exactly one shard: NumPy writes that share a shard corrupt
 each other silently, so regions are handed out here and any other is refused. Chunk files cannot
@@ -24,7 +25,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,11 +128,13 @@ class ArraySpec:
     """An array that is filled region by region.
 
     dims : names, time first where there is one;  attributes : CF attributes
+    provisional : only in the store when one of its regions was written, and then all must be
     """
 
     dims: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "float64"] = "float32"
+    provisional: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,11 @@ class StoreWriter:
     def _store(self) -> Path:
         return self.work / "store"
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is needed until the store is published; kept when interrupted."""
+        return self.work / "scratch"
+
     def regions(self, group: str, name: str) -> tuple[slice, ...]:
         """The regions of an array, one per shard: slices of time (of everything without time)."""
         template = self.templates[group]
@@ -353,6 +361,8 @@ class StoreWriter:
             # A worker that outlived its driver must not write into what replaced the store.
             found = "a store that another run has started over, or published"
             raise DataError(Problem(str(self.out), found=found))
+        if self.templates[group].arrays[name].provisional:
+            _lay_down_array(self._store, group, self.templates[group], name)
         array = zarr.open_array(self._store, path=_path(group, name), mode="r+")
         array[region if timed else ...] = values.astype(array.dtype, copy=False)
         shard = allowed.index(region)
@@ -377,6 +387,19 @@ class StoreWriter:
         noted: dict[str, Any] = read_json(self._entry(group, name, region))["note"]
         return noted
 
+    def begun(self, group: str, name: str) -> bool:
+        """Whether any region of an array was written."""
+        return any(self.is_done(group, name, region) for region in self.regions(group, name))
+
+    def put(self, group: str, variables: xr.Dataset) -> None:
+        """Add small variables that are known only when the data are; may be done again.
+
+        ``group`` is made where there is none yet (``mon/conservation``).
+        """
+        for name in variables.variables:
+            shutil.rmtree(self._store / _path(group, str(name)), ignore_errors=True)
+        _write_whole(self._store, group, variables)
+
     def publish(self, attributes: Mapping[str, Any] | None = None) -> Path:
         """Check that every region is there, consolidate, rename to the final path once.
 
@@ -387,7 +410,8 @@ class StoreWriter:
         missing = [
             f"{group or '/'} {name} {region.start}:{region.stop}"
             for group, template in self.templates.items()
-            for name in template.arrays
+            for name, spec in template.arrays.items()
+            if not spec.provisional or self.begun(group, name)
             for region in self.regions(group, name)
             if not self.is_done(group, name, region)
         ]
@@ -451,6 +475,7 @@ def create_store(
     if work.exists():
         shutil.rmtree(work)
     (work / "done").mkdir(parents=True)
+    (work / "scratch").mkdir()
     root = zarr.open_group(work / "store", mode="w", zarr_format=3)
     root.attrs.update(_plain(attributes or {}))
     for group, template in templates.items():
@@ -471,7 +496,7 @@ def _said(templates: Mapping[str, Template]) -> dict[str, Any]:
                 for name, var in template.coordinates.variables.items()
             },
             "arrays": {
-                name: [list(spec.dims), spec.dtype, _texts(spec.attributes)]
+                name: [list(spec.dims), spec.dtype, spec.provisional, _texts(spec.attributes)]
                 for name, spec in template.arrays.items()
             },
         }
@@ -491,15 +516,15 @@ def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _lay_down(store: Path, group: str, template: Template) -> None:
-    """Coordinates through xarray; the empty arrays beside them, as xarray would write them."""
-    coordinates = template.coordinates.drop_encoding()
+def _write_whole(store: Path, group: str, variables: xr.Dataset) -> None:
+    """Small variables through xarray, each as one chunk."""
+    plain = variables.drop_encoding()
     encoding = {
         str(name): {"chunks": var.shape, "_FillValue": None}
-        for name, var in coordinates.variables.items()
+        for name, var in plain.variables.items()
         if var.ndim and var.dtype.kind in "iuf"
     }
-    coordinates.to_zarr(
+    plain.to_zarr(
         store,
         group=group or None,
         mode="a",
@@ -507,22 +532,37 @@ def _lay_down(store: Path, group: str, template: Template) -> None:
         consolidated=False,
         encoding=encoding,
     )
-    root = zarr.open_group(store, path=group or None, mode="r+", use_consolidated=False)
-    auxiliary = [
-        str(name) for name, var in coordinates.coords.items() if name not in coordinates.dims
-    ]
+
+
+def _lay_down(store: Path, group: str, template: Template) -> None:
+    """Coordinates through xarray; the empty arrays beside them, as xarray would write them."""
+    coordinates = template.coordinates
+    _write_whole(store, group, coordinates)
     for name, spec in template.arrays.items():
-        shape = template.shape(name)
-        dtype = np.dtype(spec.dtype)
-        chunks, shards = chunking(spec.dims, shape, dtype.itemsize)
-        seen = [
-            extra
-            for extra in auxiliary
-            if set(coordinates[extra].dims) <= set(spec.dims) and not extra.endswith("_bnds")
-        ]
-        attributes = {**_plain(spec.attributes), "_FillValue": _ENCODED_NAN}
-        if seen:
-            attributes["coordinates"] = " ".join(seen)
+        if not spec.provisional:
+            _lay_down_array(store, group, template, name)
+
+
+def _lay_down_array(store: Path, group: str, template: Template, name: str) -> None:
+    """An empty array, unless it is there: shards of one array may be the first at the same time."""
+    if (store / _path(group, name) / "zarr.json").exists():
+        return
+    spec, coordinates = template.arrays[name], template.coordinates
+    shape = template.shape(name)
+    dtype = np.dtype(spec.dtype)
+    chunks, shards = chunking(spec.dims, shape, dtype.itemsize)
+    seen = [
+        str(extra)
+        for extra, var in coordinates.coords.items()
+        if extra not in coordinates.dims
+        and set(var.dims) <= set(spec.dims)
+        and not str(extra).endswith("_bnds")
+    ]
+    attributes = {**_plain(spec.attributes), "_FillValue": _ENCODED_NAN}
+    if seen:
+        attributes["coordinates"] = " ".join(seen)
+    root = zarr.open_group(store, path=group or None, mode="r+", use_consolidated=False)
+    with suppress(zarr.errors.ContainsArrayError):
         root.create_array(
             name,
             shape=shape,
@@ -687,11 +727,17 @@ def unmasked_fill(values: NDArray[np.floating[Any]]) -> float | None:
     if not values.size:
         return None
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    return fill_among(float(low), float(high), float(np.mean(values == low)))
+
+
+def fill_among(low: float, high: float, share_of_low: float) -> float | None:
+    """As `unmasked_fill`, from the extremes of the values (NaN ignored; NaN when all are) and the
+    share of all cells that hold exactly the lowest."""
     for extreme in (low, high):
-        if np.isfinite(extreme) and abs(extreme) > 1e19:
-            return float(extreme)
-    if low in _NEGATIVE_FILLS and np.mean(values == low) >= _FILL_SHARE:
-        return float(low)
+        if math.isfinite(extreme) and abs(extreme) > 1e19:
+            return extreme
+    if low in _NEGATIVE_FILLS and share_of_low >= _FILL_SHARE:
+        return low
     return None
 
 
