@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,19 @@ from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.grid import SourceGrid
-from callmip_global.regrid.mesh import MeshSource
+from callmip_global.regrid.mesh import MeshSource, PointSource, scattered
 from callmip_global.regrid.meshfiles import source_of
 from callmip_global.store import is_per_land, is_store, store_info
 from callmip_global.timeaxis import Frequency, canonical_calendar, time_name
 
 Array = NDArray[np.float64]
-Source = SourceGrid | MeshSource
+Source = SourceGrid | MeshSource | PointSource
 LandFraction = Literal["auto"] | xr.DataArray | None
 
 _NOT_DATA = ("cell_area", "land_area_fraction")
+# What CF calls it, and CLM; its areas have no standard name.
+_LAND_NAMES = ("sftlf", "landfrac")
+_AREA_UNITS = ("m2", "m^2", "km2", "km^2")
 _DROPPED_ATTRIBUTES = ("_FillValue", "missing_value", "cell_measures", "coordinates", "bounds")
 
 
@@ -32,6 +36,8 @@ class Field:
     """One variable in grid order, (time, ..., lat, lon), in one or more parts along time.
 
     shape : (nlat, nlon) of the source; the parts of a list of cells have one dimension for both
+    cells : for each part that is a list of points its cells, row by row in ``shape``; values are
+        read as maps that are missing elsewhere. Empty where the parts have all cells.
     weight : (nlat, nlon), or one lazy (time, ..., lat, lon) array per part: the fraction of each
         source cell's area that the values speak for
     weighting : what that weight is, in words
@@ -42,6 +48,7 @@ class Field:
     shape: tuple[int, int]
     weight: Array | tuple[xr.DataArray, ...]
     weighting: str
+    cells: tuple[NDArray[np.int64], ...] = ()
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -65,6 +72,13 @@ class Field:
         return "float32" if self.parts[0].dtype == np.float32 else "float64"
 
     @property
+    def step_size(self) -> int:
+        """Number of values of one time step, as ``read`` returns them."""
+        own = self.parts[0].sizes
+        levels = math.prod(n for dim, n in own.items() if dim in self.dims[:-2] and dim != "time")
+        return levels * self.shape[0] * self.shape[1]
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """The variable's attributes, without those that the way of storing it decides."""
         own = self.parts[0].attrs.items()
@@ -82,21 +96,22 @@ class Field:
         return self.weight
 
     def _read(self, parts: tuple[xr.DataArray, ...], region: slice) -> NDArray[Any]:
-        values = self._read_parts(parts, region)
-        leading = values.shape[: -1 if parts[0].dims[-1] == "cell" else -2]
-        return values.reshape(*leading, *self.shape)
-
-    def _read_parts(self, parts: tuple[xr.DataArray, ...], region: slice) -> NDArray[Any]:
-        if not self.timed:
-            return np.asarray(parts[0].values)
+        """(..., nlat, nlon): the parts of a region joined, lists brought onto the map."""
         pieces, start = [], 0
-        for part in parts:
-            stop = start + part.sizes["time"]
+        for position, part in enumerate(parts):
+            stop = start + (part.sizes["time"] if self.timed else 1)
             low, high = max(region.start, start), min(region.stop, stop)
-            if low < high:
-                pieces.append(part.isel(time=slice(low - start, high - start)).values)
+            if low < high or not self.timed:
+                place = {"time": slice(low - start, high - start)} if self.timed else {}
+                pieces.append(self._map(part.isel(place).values, position))
             start = stop
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _map(self, values: NDArray[Any], position: int) -> NDArray[Any]:
+        if self.cells:
+            return scattered(values, self.cells[position], self.shape)
+        listed = self.parts[position].dims[-1] == "cell"
+        return values.reshape(*values.shape[: -1 if listed else -2], *self.shape)
 
 
 @dataclass(frozen=True)
@@ -152,9 +167,34 @@ def inputs_of(
         ordered = source.to_grid_order(da)
         fields.append(_field(ds, source, ordered, land, land_fraction))
     if not fields:
-        raise DataError(Problem(where, found="no numeric variable on the grid"))
+        raise _nothing_on_grid(ds, source, where)
     passed_on = _without_horizontal(ds, source)
     return Inputs(where, source, tuple(fields), land, passed_on, dict(ds.attrs), tuple(left_out))
+
+
+def _nothing_on_grid(ds: xr.Dataset, source: Source, where: str) -> DataError:
+    """What there is instead; a list of points without an index looks like this."""
+    numbers = {
+        dims: name
+        for name, var in ds.data_vars.items()
+        if var.dtype.kind in "iuf" and (dims := tuple(map(str, var.dims))) and len(dims) < 4
+    }
+    found = "no numeric variable on the grid"
+    if not numbers:
+        return DataError(Problem(where, found=found))
+    longest = max(numbers, key=lambda dims: math.prod(ds.sizes[dim] for dim in dims))
+    last = longest[-1]
+    along = ", ".join(dict.fromkeys(str(dim) for dim in (source.lat_dim, source.lon_dim)))
+    return DataError(
+        Problem(
+            where,
+            str(numbers[longest]),
+            f"{found}; this one is along {', '.join(longest)}",
+            f"variables along {along}",
+            f"If {last} is an index of land points, say so: ncatted -a compress,{last},o,c,"
+            f'"{along.replace(",", "")}" FILE',
+        )
+    )
 
 
 def _time_first(ds: xr.Dataset, where: str) -> xr.Dataset:
@@ -172,7 +212,9 @@ def _time_first(ds: xr.Dataset, where: str) -> xr.Dataset:
 
 
 def _is_measure(da: xr.DataArray) -> bool:
-    return da.attrs.get("standard_name") in _NOT_DATA or da.name in ("areacella", "sftlf")
+    if da.attrs.get("standard_name") in _NOT_DATA or da.name in ("areacella", *_LAND_NAMES):
+        return True
+    return da.name == "area" and da.attrs.get("units") in _AREA_UNITS
 
 
 def _bounds_like(ds: xr.Dataset, name: str) -> bool:
@@ -201,12 +243,13 @@ def _land(ds: xr.Dataset, source: Source, where: str, given: LandFraction) -> Ar
         names = [
             name
             for name, var in ds.variables.items()
-            if var.attrs.get("standard_name") == "land_area_fraction" or name == "sftlf"
+            if var.attrs.get("standard_name") == "land_area_fraction" or name in _LAND_NAMES
         ]
         if not names or not source.on_grid(ds[names[0]]):
             return None
         found = ds[names[0]]
-    if set(found.dims) != {source.lat_dim, source.lon_dim}:
+    whole = _whole_map(source, found) if source.on_grid(found) else None
+    if whole is None:
         raise DataError(
             Problem(
                 where,
@@ -215,8 +258,7 @@ def _land(ds: xr.Dataset, source: Source, where: str, given: LandFraction) -> Ar
                 f"{source.lat_dim}, {source.lon_dim}",
             )
         )
-    ordered = source.to_grid_order(found).values.astype(np.float64)
-    values = np.nan_to_num(ordered).reshape(source.grid.shape)
+    values = np.nan_to_num(whole)
     units = str(found.attrs.get("units", "")).strip()
     if units in ("%", "percent"):
         values = values / 100.0
@@ -243,6 +285,18 @@ def _land(ds: xr.Dataset, source: Source, where: str, given: LandFraction) -> Ar
     return clipped
 
 
+def _whole_map(source: Source, da: xr.DataArray) -> Array | None:
+    """(nlat, nlon) in grid order, NaN where a list has no point; None with further dimensions."""
+    ordered = source.to_grid_order(da)
+    if ordered.ndim != (1 if ordered.dims[-1] == "cell" else 2):
+        return None
+    values = ordered.values.astype(np.float64)
+    if isinstance(source, PointSource) and ordered.dims[-1] == "cell":
+        return scattered(values, source.cells, source.grid.shape)
+    result: Array = values.reshape(source.grid.shape)
+    return result
+
+
 def _field(
     ds: xr.Dataset,
     source: Source,
@@ -252,19 +306,21 @@ def _field(
 ) -> Field:
     name = str(ordered.name)
     parts, shape = (ordered,), source.grid.shape
+    listed = isinstance(source, PointSource) and ordered.dims[-1] == "cell"
+    cells = (source.cells,) if isinstance(source, PointSource) and listed else ()
     if isinstance(land_fraction, str):
         for candidate in (f"valid_fraction_{name}", "valid_fraction"):
-            if candidate not in ds.variables:
+            if candidate not in ds.variables or not source.on_grid(ds[candidate]):
                 continue
             fraction = source.to_grid_order(ds[candidate])
             if fraction.dims == ordered.dims:
-                return Field(name, parts, shape, (fraction,), candidate)
-            if fraction.size == shape[0] * shape[1]:
-                values = np.nan_to_num(fraction.values.astype(np.float64)).reshape(shape)
-                return Field(name, parts, shape, values, candidate)
+                return Field(name, parts, shape, (fraction,), candidate, cells)
+            values = _whole_map(source, ds[candidate])
+            if values is not None:
+                return Field(name, parts, shape, np.nan_to_num(values), candidate, cells)
     if land is not None and is_per_land(ordered):
-        return Field(name, parts, shape, land, "land fraction")
-    return Field(name, parts, shape, np.ones(shape), "valid area")
+        return Field(name, parts, shape, land, "land fraction", cells)
+    return Field(name, parts, shape, np.ones(shape), "valid area", cells)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -406,7 +462,11 @@ def _check_alike(name: str, holders: Sequence[tuple[str, Field]]) -> None:
     (first_where, first), *others = holders
 
     def shape(field: Field) -> dict[str, int]:
-        return {str(d): n for d, n in field.parts[0].sizes.items() if d != "time"}
+        sizes = {str(d): n for d, n in field.parts[0].sizes.items() if d != "time"}
+        if field.cells:
+            # Lists of other cells of the same grid can be joined.
+            sizes.pop("cell")
+        return sizes
 
     for where, field in others:
         units, wanted = (str(f.attributes.get("units", "none")) for f in (field, first))
@@ -467,6 +527,7 @@ def _concatenated(fields: list[Field]) -> Field:
         if isinstance(field.weight, tuple):
             weights.extend(field.weight)
     parts = tuple(part for field in fields for part in field.parts)
+    cells = tuple(own for field in fields for own in field.cells)
     if len(weights) == len(parts):
-        return replace(fields[0], parts=parts, weight=tuple(weights))
-    return replace(fields[0], parts=parts)
+        return replace(fields[0], parts=parts, weight=tuple(weights), cells=cells)
+    return replace(fields[0], parts=parts, cells=cells)

@@ -16,7 +16,8 @@ from callmip_global.grid import (
     coordinate_vector,
     grid_of,
 )
-from callmip_global.regrid.mesh import Mesh, MeshSource
+from callmip_global.regrid.landpoints import indexed_points, regular_points
+from callmip_global.regrid.mesh import Mesh, MeshSource, PointSource
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 _NO_CORNERS = (
-    "Append the corners from the model's grid file (ncks -A GRID DATA), "
-    "or give a weight file (--weights)"
+    "Append the corners from the model's grid file (ncks -A GRID DATA), give a weight file "
+    "(--weights), or take the nearest point, which does not conserve (--method nearest)"
 )
 _MPAS_CELLS = {
     *("latCell", "lonCell", "xCell", "yCell", "zCell", "areaCell", "nEdgesOnCell"),
@@ -37,23 +38,30 @@ _FLOAT32_DEGREES = 2.0**-16
 _SNAP_DEGREES = 1e-4
 
 
-def source_of(ds: xr.Dataset, where: str, *, corners: bool = True) -> SourceGrid | MeshSource:
+def source_of(
+    ds: xr.Dataset, where: str, *, corners: bool = True
+) -> SourceGrid | MeshSource | PointSource:
     """The grid of a data set, whatever its kind.
 
     Rectilinear grids as ``grid_of`` finds them. Else UGRID and MPAS meshes with their nodes, grids
     with a rotated pole, cells with their corners in CF bounds (2-D latitudes and longitudes; lists
-    of cells as ICON and cubed spheres have them), and lists of points that are on a regular grid
-    (land points).
-    ``corners`` false: points without corners will do; their areas are then unknown.
+    of cells as ICON and cubed spheres have them), and lists of land points: with the index of
+    their cells (compression by gathering, CLM), or on a regular or Gaussian grid.
+    ``corners`` false: points without corners and index will do as they are, which weight files
+    and the nearest point need; the areas of their cells are then unknown.
     DataError when there is none of these, or corners that are no cells.
     """
+    indexed = indexed_points(ds, where, lambda rest: source_of(rest, where, corners=corners))
+    if indexed is not None:
+        return indexed
+    found: MeshSource | PointSource | None
     found = _ugrid(ds, where) or _mpas(ds, where) or _rotated(ds, where)
     if found is None:
         pair = _coordinates(ds)
         if pair is None:
             return grid_of(ds, where)
         found = _cf_cells(ds, where, *pair, corners=corners)
-    if found.grid.lat_corners is not None:
+    if isinstance(found.grid, Mesh) and found.grid.lat_corners is not None:
         _check(where, found.grid)
     return found
 
@@ -108,13 +116,12 @@ def _bounds_name(ds: xr.Dataset, name: str) -> str | None:
 
 def _cf_cells(
     ds: xr.Dataset, where: str, lat_name: str, lon_name: str, *, corners: bool
-) -> MeshSource:
+) -> MeshSource | PointSource:
     lat, lon = (_degrees(ds, where, name, name) for name in (lat_name, lon_name))
     dims = ds[lat_name].dims
     shape = lat.shape if lat.ndim == 2 else (1, lat.size)
     points = lat.ravel(), lon.ravel()
-    if not (np.all(np.isfinite(points[0])) and np.all(np.isfinite(points[1]))):
-        raise DataError(Problem(where, lat_name, "missing values among the coordinates", "none"))
+    _check_places(where, (lat_name, lon_name), points)
     names = [_bounds_name(ds, lat_name), _bounds_name(ds, lon_name)]
     described = {lat_name, lon_name, *filter(None, names)}
     described |= {str(n) for n, v in ds.variables.items() if "grid_mapping_name" in v.attrs}
@@ -124,7 +131,11 @@ def _cf_cells(
             for bounds, name in zip(names, (lat_name, lon_name), strict=True)
         ]
         first = ds[names[0]]
-        if (
+        if len(dims) == 1 and first.shape[1:] == (2,) == around[1].shape[1:]:
+            # Ends in latitude and longitude of each point of a list: the corners of a box.
+            south_north, west_east = around
+            around = [south_north[:, [0, 0, 1, 1]], west_east[:, [0, 1, 1, 0]]]
+        elif (
             around[0].shape != around[1].shape
             or first.ndim != len(dims) + 1
             or (first.shape[-1] < 3)
@@ -140,13 +151,13 @@ def _cf_cells(
         float32 = any(ds[n].dtype == np.float32 for n in names)
         mesh, model = _mesh_of_corners(where, str(names[0]), shape, points, around, float32)
         return MeshSource(mesh, model, dims, frozenset({first.dims[-1]}), frozenset(described))
-    boxes = _regular_boxes(*points) if 1 in shape else None
-    if boxes is not None:
-        mesh = Mesh(shape, *points, *boxes, parallels=True)
-        return MeshSource(mesh, "regular-spacing", dims, frozenset(), frozenset(described))
     if not corners:
         mesh = Mesh(shape, *points)
-        return MeshSource(mesh, "weight-file", dims, frozenset(), frozenset(described))
+        return MeshSource(mesh, "cell-centres", dims, frozenset(), frozenset(described))
+    regular = regular_points(ds, where, (lat_name, lon_name), *points) if 1 in shape else None
+    if regular is not None:
+        grid, edges, cells = regular
+        return PointSource(grid, edges, dims, cells, frozenset(described))
     kind = "a curvilinear grid" if 1 not in shape else "points that are on no regular grid,"
     raise DataError(
         Problem(
@@ -223,33 +234,17 @@ def _are_boxes(lat: Array, lon: Array) -> bool:
     )
 
 
-def _regular_boxes(lat: Array, lon: Array) -> tuple[Array, Array] | None:
-    """Corners of points on a regular grid, (n, 4) each; None when they are on none."""
-    height = _spacing(np.unique(np.round(lat, 5)), 180.0)
-    width = _spacing(np.unique(np.round(np.mod(lon, 360.0), 5)), 360.0)
-    if height is None or width is None:
-        return None
-    south = np.clip(lat - 0.5 * height, -90.0, 90.0)
-    north = np.clip(lat + 0.5 * height, -90.0, 90.0)
-    west, east = lon - 0.5 * width, lon + 0.5 * width
-    return np.stack([south, south, north, north], 1), np.stack([west, east, east, west], 1)
-
-
-def _spacing(values: Array, turn: float) -> float | None:
-    """The step of which all differences are multiples, and that divides the turn (less one)."""
-    if values.size < 3:
-        return None
-    gaps = np.diff(values)
-    step = float(gaps[gaps > _SNAP_DEGREES].min(initial=np.inf))
-    # Of a step near the tolerance anything would be a multiple.
-    if not 100.0 * _SNAP_DEGREES < step < np.inf:
-        return None
-    # 180 / 191 for rows centred on the poles; rounded values tell the step only roughly.
-    exact = turn / round(turn / step)
-    multiples = (values - values[0]) / exact
-    if np.max(np.abs(multiples - np.round(multiples))) * exact > _SNAP_DEGREES:
-        return None
-    return exact
+def _check_places(where: str, names: tuple[str, str], points: tuple[Array, Array]) -> None:
+    """DataError for places that are none."""
+    for name, values, low, high in zip(names, points, (-90.0, -360.0), (90.0, 720.0), strict=True):
+        lost = np.flatnonzero(~np.isfinite(values))
+        if lost.size:
+            found = f"{lost.size} of {values.size} without a value, the first is {lost[0] + 1}"
+            raise DataError(Problem(where, name, found, "the place of every point"))
+        bad = np.flatnonzero((values < low - _SNAP_DEGREES) | (values > high + _SNAP_DEGREES))
+        if bad.size:
+            found = f"{values[bad[0]]:g} at point {bad[0] + 1}, and {bad.size - 1} more"
+            raise DataError(Problem(where, name, found, f"degrees within [{low:g}, {high:g}]"))
 
 
 def _ugrid(ds: xr.Dataset, where: str) -> MeshSource | None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from callmip_global import __version__
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.grid import EARTH_RADIUS_M, Grid, SourceGrid
-from callmip_global.regrid.mesh import Mesh, MeshSource
+from callmip_global.regrid.mesh import Mesh, MeshSource, PointSource
 from callmip_global.regrid.weights import AnyWeights, CellWeights, Weights, cell_weights
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-Source = SourceGrid | MeshSource
+Source = SourceGrid | MeshSource | PointSource
 
 TOLERANCE = 1e-3
 """Largest part of the source's area that weights of another tool may lose or gain.
