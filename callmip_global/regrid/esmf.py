@@ -1,0 +1,274 @@
+"""Weights made by ESMF through xESMF, for those who want to compare, or want its other methods.
+
+The weights are bound to the grids, normalised and applied as our own are; only their numbers are
+ESMF's. What differs is the geometry: ESMF joins all corners by great circles, also where the
+edge is a parallel. A cell of 1 degree then bulges over its parallel by 1e-3 degrees, by more where
+cells are wider, and meets the next row of the other grid in a sliver. A mask would turn slivers
+into valid cells (838 of them from 0.5 to 1 degree), so they are cut off; see ``esmf_weights``.
+
+xESMF and ESMPy are optional and imported only here, when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.grid import EdgeModel, Grid
+from callmip_global.regrid.mesh import Mesh
+from callmip_global.regrid.weights import (
+    METHOD,
+    AnyWeights,
+    CellWeights,
+    cell_weights,
+    conservative_weights,
+)
+
+ENGINE = "xesmf"
+Method = Literal["conservative", "bilinear", "nearest_s2d", "patch"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+# Between cells that share nothing, overlaps up to this part of the smaller one are slivers. A cell
+# 1 degree wide makes slivers of 1e-3, one of 10 degrees of 1e-2; what is larger is no sliver.
+_SLIVER = 1e-2
+
+# Corners of neighbours this near to each other [radii of the Earth] (0.6 mm) are one node.
+_SAME_NODE = 1e-10
+
+
+def esmf_weights(
+    source: Grid | Mesh,
+    target: Grid,
+    *,
+    method: Method = "conservative",
+    edge_model: EdgeModel = "bounds",
+) -> CellWeights:
+    """Weights from any grid with corners to a rectilinear one, computed by ESMF.
+
+    Made from the cells alone, without a mask, for the cells' own edges (never guessed ones), and
+    for "conservative" normalised by the whole area of the target cell.
+
+    Slivers: where the two cells share nothing by their own edges, a weight of less than 1e-2 of the
+    smaller cell is dropped, and what it carried is given to the source cell's other targets, in
+    proportion. So a target cell has a value where it has one with our own weights, and each source
+    cell still carries what ESMF made it carry.
+
+    ``tolerance`` is found from the weights: the largest part of its area that a source cell gains
+    or loses on the way, and the largest excess of a row sum over 1, which is cut off when weights
+    are applied. It is infinite for the other methods, which conserve nothing; row sums are then no
+    areas. "patch" has negative weights, which near missing values make values of any size.
+
+    ``edge_model`` says where the source's edges come from and is only recorded.
+    UsageError where xESMF or ESMPy is missing; DataError where ESMF, or our own engine, refuses the
+    cells, or they have no corners.
+    """
+    if method not in get_args(Method):
+        raise UsageError(
+            Problem("method", found=repr(method), wanted=f"one of: {', '.join(get_args(Method))}")
+        )
+    if isinstance(source, Mesh) and source.lat_corners is None:
+        raise DataError(
+            Problem(
+                "engine xesmf",
+                "grid",
+                "cells without corners",
+                "cells with corners",
+                "Use --engine native --method nearest",
+            )
+        )
+    esmpy, xesmf = _libraries()
+    conservative = method == "conservative"
+    # Our own weights come first: they refuse what is no grid with better words than ESMF's.
+    own = conservative_weights(source, target) if conservative else None
+    rows, cells, values = _computed(esmpy, xesmf, source, target, method)
+    version = f"xESMF {xesmf.__version__} on ESMF {esmpy.__version__}"
+    text = f"{METHOD}, great circles between corners" if conservative else f"{method} of ESMF"
+    tolerance = math.inf
+    if own is not None:
+        area = target.cell_area.ravel()
+        cells_area = source.cell_area.ravel()
+        values = _without_slivers(own, rows, cells, values, area, cells_area)
+        rows, cells, values = rows[values > 0], cells[values > 0], values[values > 0]
+        tolerance = _tolerance(rows, cells, values, area, cells_area, target.is_global)
+    weights = cell_weights(cells, rows, values, source=source, target=target, edge_model=edge_model)
+    return replace(weights, engine=ENGINE, version=version, method=text, tolerance=tolerance)
+
+
+def _libraries() -> tuple[Any, Any]:
+    """ESMPy and xESMF; UsageError that names what is missing."""
+    found = []
+    for name, module in (("ESMPy", "esmpy"), ("xESMF", "xesmf")):
+        try:
+            found.append(importlib.import_module(module))
+        # ESMPy looks for its compiled library at import, and fails in several ways.
+        except (ImportError, OSError, ValueError) as error:
+            raise UsageError(
+                Problem(
+                    "engine xesmf",
+                    found=f"no {name} ({error})",
+                    wanted="xESMF and ESMPy",
+                    remedy="ESMPy is on conda-forge only: conda env create -f environment.yml && "
+                    "conda activate callmip-global; or use --engine native",
+                )
+            ) from error
+    return found[0], found[1]
+
+
+def _computed(
+    esmpy: Any, xesmf: Any, source: Grid | Mesh, target: Grid, method: Method
+) -> tuple[Index, Index, Array]:
+    """Target cell, source cell and weight of every pair that ESMF found, each pair once."""
+    backend = importlib.import_module("xesmf.backend")
+    corners = method == "conservative"
+    with _refusals_of_esmf():
+        if isinstance(source, Mesh):
+            theirs, number = _esmf_mesh(esmpy, source)
+        else:
+            theirs, number = _esmf_grid(backend, source, corners=corners), None
+        onto = _esmf_grid(backend, target, corners=corners, periodic=False)
+        regrid = backend.esmf_regrid_build(theirs, onto, method, ignore_degenerate=True)
+        triples = regrid.get_weights_dict(deep_copy=True)
+        backend.esmf_regrid_finalize(regrid)
+        theirs.destroy()
+        onto.destroy()
+    cells = np.asarray(triples["col_src"], dtype=np.int64).ravel() - 1
+    rows = np.asarray(triples["row_dst"], dtype=np.int64).ravel() - 1
+    values = np.asarray(triples["weights"], dtype=np.float64).ravel()
+    if number is not None:
+        cells = number[cells]
+    # Cells of many corners are cut up, and their parts are weighted one by one.
+    n = source.shape[0] * source.shape[1]
+    keys, inverse = np.unique(rows * n + cells, return_inverse=True)
+    summed = np.bincount(inverse, weights=values, minlength=keys.size).astype(np.float64)
+    return keys // n, keys % n, summed
+
+
+@contextmanager
+def _refusals_of_esmf() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            Problem(
+                "engine xesmf",
+                "grid",
+                f"cells that ESMF refuses: {error}",
+                remedy="Use --engine native, whose messages say which cell is wrong",
+            )
+        ) from error
+
+
+def _esmf_grid(backend: Any, grid: Grid, *, corners: bool, periodic: bool | None = None) -> Any:
+    """ESMF's form of a rectilinear grid; its first axis is longitude, in Fortran order."""
+    if periodic is None:
+        # With corners a grid closes on the sphere; points must be told that the last and the
+        # first are neighbours.
+        periodic = not corners and bool(np.ptp(grid.lon_edges) > 360.0 - 1e-9)
+    lon, lat = np.meshgrid(grid.lon, grid.lat)
+    made = backend.Grid.from_xarray(lon.T, lat.T, periodic=periodic)
+    if corners:
+        lon, lat = np.meshgrid(grid.lon_edges, grid.lat_edges)
+        backend.add_corner(made, lon.T, lat.T)
+    return made
+
+
+def _esmf_mesh(esmpy: Any, mesh: Mesh) -> tuple[Any, Index]:
+    """ESMF's form of a mesh, and the cell that each of its elements is.
+
+    ESMF wants nodes that neighbours share, cells counter-clockwise and no corner twice. Cells with
+    fewer than three corners left have no area and are left out.
+    """
+    assert mesh.lat_corners is not None
+    assert mesh.lon_corners is not None
+    lat, lon = np.deg2rad(mesh.lat_corners), np.deg2rad(mesh.lon_corners)
+    vectors = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    places = np.round(vectors.reshape(-1, 3) / _SAME_NODE).astype(np.int64)
+    _, first, node = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    node = node.reshape(lat.shape)
+    around = np.cross(vectors, np.roll(vectors, -1, axis=1)).sum(axis=1)
+    clockwise = np.einsum("ij,ij->i", around, vectors.sum(axis=1)) < 0.0
+    node[clockwise] = node[clockwise, ::-1]
+    kept = node != np.roll(node, 1, axis=1)
+    whole = np.flatnonzero(kept.sum(axis=1) >= 3)
+    node, kept = node[whole], kept[whole]
+    made = esmpy.Mesh(parametric_dim=2, spatial_dim=2, coord_sys=esmpy.CoordSys.SPH_DEG)
+    made.add_nodes(
+        first.size,
+        np.arange(first.size) + 1,
+        _pairs(mesh.lon_corners.ravel()[first], mesh.lat_corners.ravel()[first]),
+        np.zeros(first.size, dtype=np.int32),
+    )
+    made.add_elements(
+        whole.size,
+        np.arange(whole.size) + 1,
+        kept.sum(axis=1),
+        node[kept],
+        element_coords=_pairs(mesh.lon_points[whole], mesh.lat_points[whole]),
+    )
+    return made, whole
+
+
+def _pairs(lon: Array, lat: Array) -> Array:
+    """(2n,) longitude and latitude by turns."""
+    return np.stack([lon, lat], axis=-1).ravel()
+
+
+def _without_slivers(
+    own: AnyWeights,
+    rows: Index,
+    cells: Index,
+    values: Array,
+    target_area: Array,
+    source_area: Array,
+) -> Array:
+    """The weights, slivers as 0, and what these carried given to the cell's other targets."""
+    carried = values * target_area[rows]
+    small = carried < _SLIVER * np.minimum(target_area[rows], source_area[cells])
+    kept = np.where(small & ~_overlapping(own, rows, cells), 0.0, carried)
+    n = source_area.size
+    before = np.bincount(cells, weights=carried, minlength=n)
+    after = np.bincount(cells, weights=kept, minlength=n)
+    scale = np.divide(before, after, out=np.ones(n), where=after > 0.0)
+    result: Array = kept * scale[cells] / target_area[rows]
+    return result
+
+
+def _overlapping(own: AnyWeights, rows: Index, cells: Index) -> NDArray[np.bool_]:
+    """Whether target and source cell of each pair share an area by their own edges."""
+    if isinstance(own, CellWeights):
+        n = own.source_shape[0] * own.source_shape[1]
+        into = np.repeat(np.arange(own.indptr.size - 1), np.diff(own.indptr))
+        return np.isin(rows * n + cells, into * n + own.indices)
+    j, i = np.divmod(rows, own.target_shape[1])
+    jj, ii = np.divmod(cells, own.source_shape[1])
+    result: NDArray[np.bool_] = (own.lat.dense()[j, jj] > 0.0) & (own.lon.dense()[i, ii] > 0.0)
+    return result
+
+
+def _tolerance(
+    rows: Index,
+    cells: Index,
+    values: Array,
+    target_area: Array,
+    source_area: Array,
+    whole: bool,
+) -> float:
+    """Largest relative drift of the integral of any field, with any mask.
+
+    Unless the target is the ``whole`` globe, cells at its border may well carry less.
+    """
+    carried = np.bincount(cells, weights=values * target_area[rows], minlength=source_area.size)
+    drift = np.divide(carried, source_area, out=np.ones_like(carried), where=source_area > 0) - 1.0
+    lost = np.max(np.abs(drift) if whole else drift, initial=0.0)
+    coverage = np.bincount(rows, weights=values, minlength=target_area.size)
+    return float(lost + max(coverage.max(initial=0.0) - 1.0, 0.0))
