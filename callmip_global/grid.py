@@ -33,19 +33,27 @@ EdgeModel = Literal[
     "areacella",
     "gauss-weights",
     "clipped-midpoints",
+    # Even rows with half ones at the poles; even points, of grids that are lists of points.
+    "regular-spacing",
     # Cells of other grids: what joins their corners, or what stands in for corners.
     "great-circles",
     "parallels",
-    "regular-spacing",
     "gauss-latitudes",
     "cell-centres",
     "weight-file",
 ]
+GaussianEdges = Literal["weights", "midpoints"]
+"""Edges of Gaussian rows without bounds: by their quadrature weights, or half way as CDO does."""
 Array = NDArray[np.float64]
 
-# Coordinates and bounds closer than this to a regular grid are that grid: float32 latitudes and
-# values printed with few digits miss it by up to 1e-5 degrees.
+# Coordinates and bounds closer than this to a regular or Gaussian grid are that grid: float32
+# and values printed with few digits miss it by up to 1e-5 degrees.
 _SNAP_DEGREES = 1e-4
+# Nor may they miss it by more than this part of a step. Points that miss even steps by more are
+# uneven.
+_EVEN = 0.01
+# Cell areas of float32, or of flat cells, are those of a grid to this relative difference.
+_SAME_AREAS = 1e-4
 _UNITS = {"latitude": "degrees_north", "longitude": "degrees_east"}
 _NAMES = {
     "latitude": ("lat", "latitude", "nav_lat", "lat_full", "lsmlat", "y"),
@@ -247,13 +255,18 @@ class SourceGrid:
         return da.assign_coords(lat=self.grid.lat, lon=self.grid.lon)
 
 
-def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
+def grid_of(ds: xr.Dataset, where: str, *, gaussian_edges: GaussianEdges = "weights") -> SourceGrid:
     """The grid of a dataset: coordinates found, order understood, edges told or reconstructed.
 
-    Coordinates are found by CF attributes, then by name. Edges come from the file's bounds, else
-    from its cell areas, else from Gauss weights where the latitudes are Gaussian, else half way
-    between the points; edges beyond a pole are clipped in every case.
-    DataError (``where`` names the file in it) when there is no one rectilinear grid.
+    Coordinates are found by CF attributes, then by name. Edges of rows come from the file's
+    bounds, else from its cell areas, else from the latitudes: Gaussian rows (all of a grid, or a
+    part that only one grid has) by ``gaussian_edges``, equal steps half way between the points,
+    with half rows at the poles. Edges beyond a pole are clipped in every case. Points and edges
+    within 1e-4 degrees of a regular or Gaussian grid (float32, few digits) are that grid.
+    ``edge_model`` of the result says which of these it was.
+    DataError (``where`` names the file in it) when there is no one rectilinear grid: coordinates
+    that are missing, no numbers, repeated, not monotonic or beyond the pole; bounds with gaps or
+    overlaps or away from their points; uneven steps without bounds.
     """
     lat_name, lat_dim, lat = _axis(ds, where, "latitude")
     lon_name, lon_dim, lon = _axis(ds, where, "longitude")
@@ -269,22 +282,19 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
         )
     _check_range(where, lat_name, lat, -90.0, 90.0)
     _check_range(where, lon_name, lon, -360.0, 720.0)
+    lat = np.clip(lat, -90.0, 90.0)
 
     lat_descending = lat.size > 1 and bool(lat[0] > lat[-1])
-    lat_asc = lat[::-1] if lat_descending else lat
-    if np.any(np.diff(lat_asc) <= 0):
-        raise DataError(
-            Problem(where, lat_name, "latitudes that go up and down", "a monotonic axis")
-        )
+    lat_order = np.arange(lat.size)[:: -1 if lat_descending else 1]
+    lat_asc = lat[lat_order]
+    _check_ascending(where, lat_name, lat, lat_asc)
     lon_asc, order = _unwrapped(where, lon_name, lon)
 
     lat_bounds = _bounds(ds, where, lat_name, lat.size, "latitude")
     lon_bounds = _bounds(ds, where, lon_name, lon.size, "longitude")
-    if lat_bounds is not None and lat_descending:
-        lat_bounds = lat_bounds[::-1]
     if lon_bounds is not None:
-        west, east = _round_points(lon_asc, lon_bounds[order])
-        hole = np.flatnonzero(~_touching(west, east))
+        west, east = _round_points(where, lon_name, lon_asc, lon_bounds[order])
+        hole = np.flatnonzero(~_touching(west, east) & (west[1:] > east[:-1]))
     else:
         hole = _widest_gap(lon_asc)
     if hole.size == 1:
@@ -293,34 +303,37 @@ def grid_of(ds: xr.Dataset, where: str) -> SourceGrid:
         lon_asc = np.concatenate([lon_asc[turn:], lon_asc[:turn] + 360.0])
         lon_asc -= 360.0 * (lon_asc[0] >= 180.0)
         order = np.roll(order, -turn)
-    lon_edges = (
-        _edges_from_lon_bounds(where, lon_name, lon_asc, lon_bounds[order])
+    lon_cells = (
+        _columns_from_bounds(where, lon_name, lon_asc, lon_bounds[order])
         if lon_bounds is not None
-        else _lon_midpoints(where, lon_name, lon_asc)
+        else _columns(where, lon_name, lon_asc)
     )
     lon_order = None
     if not np.array_equal(order, np.arange(order.size)):
         lon_order = tuple(int(i) for i in order)
-    model: EdgeModel
-    if lat_bounds is not None:
-        model, lat_edges = "bounds", _edges_from_lat_bounds(where, lat_name, lat_asc, lat_bounds)
-    else:
-        from_area = _edges_from_area(ds, lat_dim, lon_dim, lat_asc, lat_descending)
-        from_gauss = _gauss_edges(lat_asc)
-        if from_area is not None:
-            model, lat_edges = "areacella", from_area
-        elif from_gauss is not None:
-            model, lat_edges = "gauss-weights", from_gauss
-        else:
-            model, lat_edges = "clipped-midpoints", _lat_midpoints(where, lat_name, lat_asc)
+
+    likely = _likely_rows(lat_asc, gaussian_edges)
+    rows = (
+        _rows_from_bounds(where, lat_name, lat_asc, lat_bounds[lat_order], likely)
+        if lat_bounds is not None
+        else _rows_from_area(
+            ds, (lat_dim, lon_dim), (lat_order, order), lon_cells.edges, lat_asc, likely
+        )
+    )
+    if rows is None:
+        if not likely:
+            raise _uneven(where, lat_name, lat_asc, np.diff(lat_asc))
+        rows = likely[0]
     try:
-        grid = Grid("native", lat_edges, lon_edges, lat_asc, lon_asc)
+        grid = Grid("native", rows.edges, lon_cells.edges, rows.points, lon_cells.points)
     except ValueError as error:
         raise DataError(Problem(where, f"{lat_name}, {lon_name}", str(error))) from error
     for name in STANDARD_GRIDS:
         if standard_grid(name) == grid:
             grid = standard_grid(name)
-    return SourceGrid(grid, model, lat_name, lon_name, lat_dim, lon_dim, lat_descending, lon_order)
+    return SourceGrid(
+        grid, rows.model, lat_name, lon_name, lat_dim, lon_dim, lat_descending, lon_order
+    )
 
 
 def coordinate_names(ds: xr.Dataset, axis: Literal["latitude", "longitude"]) -> list[str]:
@@ -357,6 +370,10 @@ def _axis(
     """Name, dimension and (n,) values of the one coordinate for an axis; DataError without one."""
     variables, units, names = ds.variables, _UNITS[standard_name], _NAMES[standard_name]
     found = coordinate_names(ds, standard_name)
+    for name in found:
+        if variables[name].dtype.kind not in "iuf":
+            kind = f"values that are no numbers ({variables[name].dtype})"
+            raise DataError(Problem(where, name, kind, units))
     reduced = [(name, *coordinate_vector(variables[name], standard_name)) for name in found]
     usable = [(name, dim, values) for name, dim, values in reduced if values is not None]
     if not usable:
@@ -408,15 +425,29 @@ def coordinate_vector(var: xr.Variable, standard_name: str) -> tuple[Hashable, A
 
 
 def _check_range(where: str, name: str, values: Array, low: float, high: float) -> None:
-    if not np.all(np.isfinite(values)) or values.min() < low or values.max() > high:
-        raise DataError(
-            Problem(
-                where,
-                name,
-                f"values from {values.min():g} to {values.max():g}",
-                f"finite degrees within [{low:g}, {high:g}]",
-            )
-        )
+    missing = int(np.sum(~np.isfinite(values)))
+    if not values.size:
+        found = "no values"
+    elif missing:
+        found = f"{missing} of {values.size} values missing or infinite"
+    elif values.min() < low - _SNAP_DEGREES or values.max() > high + _SNAP_DEGREES:
+        found = f"values from {values.min():.8g} to {values.max():.8g}"
+    else:
+        return
+    raise DataError(Problem(where, name, found, f"finite degrees within [{low:g}, {high:g}]"))
+
+
+def _check_ascending(where: str, name: str, lat: Array, lat_asc: Array) -> None:
+    same = np.flatnonzero(np.diff(lat_asc) == 0)
+    if same.size:
+        found = f"the latitude {lat_asc[same[0]]:.8g} twice"
+        remedy = "Remove the repeated row (ncks -d)"
+        raise DataError(Problem(where, name, found, "each latitude once", remedy))
+    back = np.flatnonzero(np.diff(lat_asc) < 0)
+    if back.size:
+        at = lat.size - 1 - int(back[0]) if lat_asc[0] != lat[0] else int(back[0]) + 1
+        found = f"latitudes that go up and down, at {lat[at]:.8g} (value {at + 1} of {lat.size})"
+        raise DataError(Problem(where, name, found, "a monotonic axis"))
 
 
 def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, NDArray[np.int64]]:
@@ -430,12 +461,15 @@ def _unwrapped(where: str, name: str, lon: Array) -> tuple[Array, NDArray[np.int
     if np.any(np.diff(values) <= 0) or values[-1] - values[0] >= 360.0:
         order = np.argsort(np.mod(lon, 360.0), kind="stable")
         values = np.mod(lon, 360.0)[order]
-    if np.any(np.diff(values) <= 0) or values[-1] - values[0] > 360.0 - 1e-6:
+    steps = np.diff(np.append(values, values[0] + 360.0))
+    meet = np.flatnonzero(steps < min(_SNAP_DEGREES, _EVEN * 360.0 / lon.size))
+    if meet.size:
+        first, second = lon[order[meet[0]]], lon[order[(meet[0] + 1) % lon.size]]
         raise DataError(
             Problem(
                 where,
                 name,
-                f"longitudes from {lon[0]:g} to {lon[-1]:g} that meet or overlap on the circle",
+                f"longitudes {first:.8g} and {second:.8g} that meet or overlap on the circle",
                 "each meridian once",
                 "Remove the repeated column (ncks -d)",
             )
@@ -461,20 +495,21 @@ def _bounds(ds: xr.Dataset, where: str, name: str, size: int, axis: str) -> Arra
     for candidate in ([str(named)] if named else []) + usual:
         if candidate in ds.variables:
             values = np.asarray(ds[candidate].values, dtype=np.float64)
+            # Tools that join files along time repeat the bounds with it.
+            while values.ndim > coordinate.ndim + 1 and np.all(values == values[:1]):
+                values = values[0]
             if values.shape == (*coordinate.shape, 4) and coordinate.ndim == 2:
                 values = _ends_of_corners(coordinate.values, values, axis)
             if values.shape == (size, 2) and np.all(np.isfinite(values)):
                 return values
-            raise DataError(
-                Problem(
-                    where,
-                    candidate,
-                    f"bounds of shape {values.shape}, or not finite",
-                    f"finite ({size}, 2)",
-                    "Mend the bounds, or remove them and they are reconstructed",
-                )
-            )
+            missing = int(np.sum(~np.isfinite(values)))
+            right = values.shape == (size, 2)
+            found = f"{missing} values missing or infinite" if right else f"shape {values.shape}"
+            raise DataError(Problem(where, candidate, found, f"finite ({size}, 2)", _MEND))
     return None
+
+
+_MEND = "Mend the bounds, or remove them and they are reconstructed"
 
 
 def _ends_of_corners(points: NDArray[Any], corners: Array, axis: str) -> Array:
@@ -504,55 +539,158 @@ def _joined(where: str, name: str, low: Array, high: Array) -> Array:
     bad = np.flatnonzero(~_touching(low, high))
     if bad.size:
         i = int(bad[0])
-        raise DataError(
-            Problem(
-                where,
-                name,
-                f"bounds with a gap or overlap at {high[i]:g} / {low[i + 1]:g}",
-                "cells that touch",
-                "Mend the bounds, or remove them and they are reconstructed",
-            )
-        )
+        kind = "a gap" if low[i + 1] > high[i] else "an overlap"
+        found = f"bounds with {kind} between {high[i]:.8g} and {low[i + 1]:.8g}"
+        raise DataError(Problem(where, name, found, "cells that touch", _MEND))
     return np.concatenate([low[:1], 0.5 * (low[1:] + high[:-1]), high[-1:]])
 
 
-def _check_within(where: str, name: str, points: Array, edges: Array) -> None:
-    bad = np.flatnonzero(
-        (points < edges[:-1] - _SNAP_DEGREES) | (points > edges[1:] + _SNAP_DEGREES)
-    )
+def _check_within(where: str, name: str, points: Array, low: Array, high: Array) -> None:
+    bad = np.flatnonzero((points < low - _SNAP_DEGREES) | (points > high + _SNAP_DEGREES))
     if bad.size:
         i = int(bad[0])
-        raise DataError(
-            Problem(
-                where,
-                name,
-                f"{points[i]:g} outside its bounds [{edges[i]:g}, {edges[i + 1]:g}]",
-                "every point within its cell",
-                "Mend the bounds, or remove them and they are reconstructed",
-            )
+        found = f"{points[i]:.8g} outside its bounds [{low[i]:.8g}, {high[i]:.8g}]"
+        raise DataError(Problem(where, name, found, "every point within its cell", _MEND))
+    flat = np.flatnonzero(high <= low)
+    if flat.size:
+        i = int(flat[0])
+        found = f"bounds [{low[i]:.8g}, {high[i]:.8g}] without extent"
+        raise DataError(Problem(where, name, found, "cells with an area", _MEND))
+
+
+# --- cells along an axis, told or reconstructed -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells along one axis: edges (n+1,), points (n,), and where the edges come from."""
+
+    model: EdgeModel
+    edges: Array
+    points: Array
+
+
+def _tolerance(step: float) -> float:
+    return min(_SNAP_DEGREES, _EVEN * step)
+
+
+def _regular(values: Array, turn: float) -> Array | None:
+    """The equally spaced values that all given ones are but for rounding, or None.
+
+    Steps are a whole part of ``turn`` (360, 180), placed at a multiple of a 16th of the step, or
+    steps and place are numbers of at most 5 decimals: whichever is nearer. They are the quotients
+    of integers, so that one grid has the same bits however it was written.
+    """
+    if values.size < 2:
+        return None
+    step = float(values[-1] - values[0]) / (values.size - 1)
+    best, nearest = None, _tolerance(step)
+    numbers = np.arange(values.size)
+    for one, divisor in ((round(turn), 16 * max(1, round(turn / step))), (1, 100_000)):
+        unit = one / divisor
+        count = max(1, 16 if one > 1 else round(step / unit))
+        first = round(float(np.median(values - numbers * count * unit)) / unit)
+        exact: Array = (first + numbers * count) * float(one) / divisor
+        distance = float(np.abs(exact - values).max())
+        if distance < nearest:
+            best, nearest = exact, distance
+    return best
+
+
+def _midpoints(points: Array) -> Array:
+    """(n+1,) edges half way between points, as far beyond the outer ones as inside of them."""
+    middle = 0.5 * (points[:-1] + points[1:])
+    first, last = 2 * points[0] - middle[0], 2 * points[-1] - middle[-1]
+    return np.concatenate([[first], middle, [last]])
+
+
+def _uneven(where: str, name: str, points: Array, steps: Array) -> DataError:
+    if points.size < 2:
+        return DataError(
+            Problem(where, name, "one point and no bounds", "bounds, or at least two points")
         )
+    typical = float(np.median(steps))
+    i = int(np.argmax(np.abs(steps - typical)))
+    found = f"a step of {steps[i]:.6g} after {points[i]:.8g} among steps of {typical:.6g}"
+    remedy = "Add bounds, for instance from the model's grid file (ncks -A GRID DATA)"
+    return DataError(Problem(where, name, f"{found}, no bounds", "bounds, or even steps", remedy))
 
 
-def _edges_from_lat_bounds(where: str, name: str, lat: Array, bounds: Array) -> Array:
-    edges = np.clip(_joined(where, name, bounds.min(axis=1), bounds.max(axis=1)), -90.0, 90.0)
-    _check_within(where, name, lat, edges)
-    return _snapped(edges, lat, 180.0, -90.0)
+def _is_even(steps: Array) -> bool:
+    typical = float(np.median(steps))
+    return bool(np.all(np.abs(steps - typical) <= 2.0 * _EVEN * typical))
 
 
-def _edges_from_lon_bounds(where: str, name: str, lon: Array, bounds: Array) -> Array:
-    west, east = _round_points(lon, bounds)
+# --- longitude ---
+
+
+def _round_points(where: str, name: str, lon: Array, bounds: Array) -> tuple[Array, Array]:
+    """West and east bounds brought round their points from any branch of the circle.
+
+    Bounds run from west to east, or from east to west where only that holds the points.
+    """
+    width, back = (
+        np.where((arc < 1e-9) & (np.ptp(bounds, axis=1) > 180.0), 360.0, arc)
+        for arc in (
+            np.mod(bounds[:, 1] - bounds[:, 0], 360.0),
+            np.mod(bounds[:, 0] - bounds[:, 1], 360.0),
+        )
+    )
+    holds, holds_back = (
+        _about(lon - start + _SNAP_DEGREES) <= arc + 2.0 * _SNAP_DEGREES
+        for start, arc in ((bounds[:, 0], width), (bounds[:, 1], back))
+    )
+    slack = 2.0 * _SNAP_DEGREES * lon.size
+    if np.all(holds) and width.sum() <= 360.0 + slack:
+        turned = np.zeros(lon.size, dtype=bool)
+    elif np.all(holds_back) and back.sum() <= 360.0 + slack:
+        turned = np.ones(lon.size, dtype=bool)
+    else:
+        # Neither way for all of them ([-179, 179] among others that run eastwards).
+        holds, holds_back = holds & (width <= 180.0), holds_back & (back <= 180.0)
+        turned = holds_back & (~holds | (back < width))
+    start, width = np.where(turned, bounds[:, 1], bounds[:, 0]), np.where(turned, back, width)
+    west = lon + _SNAP_DEGREES - _about(lon - start + _SNAP_DEGREES)
+    bad = np.flatnonzero(~holds & ~holds_back)
+    if bad.size:
+        i = int(bad[0])
+        found = f"{lon[i]:.8g} outside its bounds [{bounds[i, 0]:.8g}, {bounds[i, 1]:.8g}]"
+        raise DataError(Problem(where, name, found, "every point within its cell", _MEND))
+    return west, west + width
+
+
+def _about(degrees: Array) -> Array:
+    """Degrees in [0, 360)."""
+    turned: Array = np.mod(degrees, 360.0)
+    return np.where(turned >= 360.0, 0.0, turned)
+
+
+def _columns_from_bounds(where: str, name: str, lon: Array, bounds: Array) -> _Cells:
+    west, east = _round_points(where, name, lon, bounds)
+    _check_within(where, name, lon, west, east)
     edges = _joined(where, name, west, east)
-    return _closed(_snapped(edges, lon, 360.0, -180.0))
+    points = _regular(lon, 360.0)
+    if points is not None:
+        middles = _midpoints(points)
+        if np.all(np.abs(middles - edges) < _tolerance(float(middles[1] - middles[0]))):
+            return _Cells("bounds", _closed(middles), points)
+    exact = _regular(edges, 360.0)
+    return _Cells("bounds", _closed(edges if exact is None else exact), lon)
 
 
-def _round_points(lon: Array, bounds: Array) -> tuple[Array, Array]:
-    """West and east bounds brought round their points from any branch of the circle."""
-    west = lon - np.mod(lon - bounds[:, 0], 360.0)
-    east = lon + np.mod(bounds[:, 1] - lon, 360.0)
-    if np.any(east - west > 360.0 + 1e-6):
-        west = lon - np.mod(lon - bounds[:, 1], 360.0)
-        east = lon + np.mod(bounds[:, 0] - lon, 360.0)
-    return west, east
+def _columns(where: str, name: str, lon: Array) -> _Cells:
+    steps = np.diff(lon)
+    seam = lon[0] + 360.0 - lon[-1]
+    around = lon.size > 1 and seam < 1.5 * float(steps.max())
+    exact = _regular(lon, 360.0)
+    if lon.size < 2 or not _is_even(np.append(steps, seam) if around else steps):
+        raise _uneven(where, name, lon, np.append(steps, seam) if around else steps)
+    points = lon if exact is None else exact
+    edges = _midpoints(points)
+    if around and exact is None:
+        edges[0] = lon[0] - 0.5 * seam
+        edges[-1] = edges[0] + 360.0
+    return _Cells("clipped-midpoints", _closed(edges), points)
 
 
 def _closed(lon_edges: Array) -> Array:
@@ -563,99 +701,180 @@ def _closed(lon_edges: Array) -> Array:
     return lon_edges
 
 
-def _snapped(edges: Array, points: Array, turn: float, origin: float) -> Array:
-    """The exact regular edges when all given ones lie within 1e-4 degrees of them."""
-    if points.size < 2:
-        return edges
-    spacing = (points[-1] - points[0]) / (points.size - 1)
-    half = 0.5 * turn / max(1, round(turn / spacing))
-    regular: Array = origin + np.round((edges - origin) / half) * half
-    if np.all(np.abs(regular - edges) < _SNAP_DEGREES) and np.all(np.diff(regular) > 0):
-        return regular
+# --- latitude ---
+
+
+def _likely_rows(lat: Array, gaussian_edges: GaussianEdges) -> list[_Cells]:
+    """Rows that ascending points may be the points of, likeliest first; none for uneven steps."""
+    if lat.size < 2:
+        return []
+    exact = _regular(lat, 180.0)
+    if exact is not None:
+        edges = _to_the_poles(_midpoints(exact), _tolerance(float(exact[1] - exact[0])))
+        return [_Cells("clipped-midpoints", edges, np.clip(exact, -90.0, 90.0))]
+    gaussian = _gaussian_rows(lat)
+    if gaussian:
+        return gaussian if gaussian_edges == "weights" else gaussian[::-1]
+    halved = _half_rows(lat)
+    if halved is not None:
+        return [halved]
+    if _is_even(np.diff(lat)):
+        edges = _to_the_poles(_midpoints(lat), _EVEN * float(np.median(np.diff(lat))))
+        return [_Cells("clipped-midpoints", edges, lat)]
+    return []
+
+
+def _to_the_poles(edges: Array, slack: float) -> Array:
+    """Edges clipped to the poles, and onto them where within ``slack``."""
+    edges = np.clip(edges, -90.0, 90.0)
+    edges[0] = -90.0 if edges[0] < slack - 90.0 else edges[0]
+    edges[-1] = 90.0 if edges[-1] > 90.0 - slack else edges[-1]
     return edges
 
 
-def _one_point(where: str, name: str) -> DataError:
-    return DataError(
-        Problem(where, name, "one point and no bounds", "bounds, or at least two points")
-    )
+def _gaussian_rows(lat: Array) -> list[_Cells]:
+    """Rows of a Gaussian grid, all or a run of them: edges by weights, then half way; or none.
+
+    A run is taken for Gaussian only when the rows of exactly one grid fit it to 1e-4 degrees.
+    """
+    if lat.size < 4:
+        return []
+    step = float(lat[-1] - lat[0]) / (lat.size - 1)
+    whole = _fitting_rows(lat, lat.size, 0, _EVEN * 180.0 / lat.size)
+    if whole:
+        return whole
+    about = 180.0 / step
+    fits = []
+    for half in range(int(0.49 * about) - 1, int(0.51 * about) + 3):
+        # Nodes are all but evenly spaced, which tells the row that the run would begin with.
+        row = round((90.0 + lat[0]) * (2 * half + 0.5) / 180.0 - 0.75)
+        if row >= 0 and row + lat.size <= 2 * half:
+            fits.append(_fitting_rows(lat, 2 * half, row, _tolerance(step)))
+    fits = [rows for rows in fits if rows]
+    return fits[0] if len(fits) == 1 else []
 
 
-def _lat_midpoints(where: str, name: str, lat: Array) -> Array:
-    if lat.size < 2:
-        raise _one_point(where, name)
-    middle = 0.5 * (lat[:-1] + lat[1:])
-    first, last = 2 * lat[0] - middle[0], 2 * lat[-1] - middle[-1]
-    edges = np.clip(np.concatenate([[first], middle, [last]]), -90.0, 90.0)
-    return _snapped(edges, lat, 180.0, -90.0)
+def _fitting_rows(lat: Array, n: int, first: int, tolerance: float) -> list[_Cells]:
+    """As ``_gaussian_rows``, for the rows of the grid of ``n`` from the given one on."""
+    # Nodes are an eigenvalue problem: computed only where their asymptotic values (from the zeros
+    # of the Bessel function J0; good to 1 % of a step at the poles) are near.
+    numbers = np.array([first, first + lat.size - 1])
+    polar = (numbers == 0) | (numbers == n - 1)
+    from_pole = np.minimum(numbers + 0.75, n - 0.25 - numbers)
+    from_pole = np.where(polar, 2.404826 / np.pi, from_pole) * 180.0 / (n + 0.5)
+    near = np.where(numbers < n // 2, from_pole - 90.0, 90.0 - from_pole)
+    if np.any(np.abs(near - lat[[0, -1]]) > 0.05 * 180.0 / n):
+        return []
+    nodes, by_weights = _gaussian_grid(n)
+    rows, edges = slice(first, first + lat.size), slice(first, first + lat.size + 1)
+    if float(np.abs(nodes[rows] - lat).max()) > tolerance:
+        return []
+    half_way = np.concatenate([[-90.0], 0.5 * (nodes[:-1] + nodes[1:]), [90.0]])
+    return [
+        _Cells("gauss-weights", by_weights[edges], nodes[rows]),
+        _Cells("clipped-midpoints", half_way[edges], nodes[rows]),
+    ]
 
 
-def _lon_midpoints(where: str, name: str, lon: Array) -> Array:
-    if lon.size < 2:
-        raise _one_point(where, name)
-    middle = 0.5 * (lon[:-1] + lon[1:])
-    seam = lon[0] + 360.0 - lon[-1]
-    if seam < 1.5 * float(np.diff(lon).max()):
-        first = lon[0] - 0.5 * seam
-        last = first + 360.0
-    else:
-        first, last = 2 * lon[0] - middle[0], 2 * lon[-1] - middle[-1]
-    edges = np.concatenate([[first], middle, [last]])
-    return _closed(_snapped(edges, lon, 360.0, -180.0))
-
-
-def _gauss_edges(lat: Array) -> Array | None:
-    """Edges of a whole Gaussian grid: sin(edge) = cumulative Gauss weights - 1; None if not one.
+@cache
+def _gaussian_grid(n: int) -> tuple[Array, Array]:
+    """Nodes (n,) of a Gaussian grid, and edges (n+1,) with sin(edge) = cumulative weights - 1.
 
     So the area of each row is its quadrature weight, as models on these grids sum it. Midpoints
     would be 5.8 % off in the polar rows.
     """
-    if lat.size < 4:
-        return None
-    # The first zero of the Bessel function J0 tells where a Gaussian grid's polar row must be, so
-    # that the nodes (an eigenvalue problem) are computed only for grids that are likely Gaussian.
-    polar = 90.0 - np.rad2deg(2.404826 / (lat.size + 0.5))
-    if abs(lat[-1] - polar) > 0.05 * 180.0 / lat.size:
-        return None
-    nodes, weights = np.polynomial.legendre.leggauss(lat.size)
-    expected = np.rad2deg(np.arcsin(nodes))
-    if np.max(np.abs(expected - lat)) > 0.01 * 180.0 / lat.size:
-        return None
+    nodes, weights = np.polynomial.legendre.leggauss(n)
     sines = np.cumsum(weights) - 1.0
     # Both halves from the northern one, so that the grid is symmetric to the last bit.
     half = np.rad2deg(np.arcsin(np.clip(sines[:-1], -1.0, 1.0)))
     half = 0.5 * (half - half[::-1])
-    return np.concatenate([[-90.0], half, [90.0]])
+    return np.rad2deg(np.arcsin(nodes)), np.concatenate([[-90.0], half, [90.0]])
 
 
-def _edges_from_area(
-    ds: xr.Dataset, lat_dim: Hashable, lon_dim: Hashable, lat: Array, descending: bool
-) -> Array | None:
-    """Latitude edges from whole-sphere cell areas; None when there are none that fit the points.
+def _half_rows(lat: Array) -> _Cells | None:
+    """Rows of equal height but half ones at one or both poles that are labelled at their middle."""
+    for south, north in ((1, 1), (0, 1), (1, 0)):
+        inner = _regular(lat[south : lat.size - north], 180.0) if lat.size > 4 else None
+        if inner is None:
+            continue
+        edges, step = _midpoints(inner), float(inner[1] - inner[0])
+        caps = np.array([edges[0] + 90.0, 90.0 - edges[-1]])
+        middles = np.array([edges[0] - 0.5 * caps[0], edges[-1] + 0.5 * caps[1]])
+        here = np.array([bool(south), bool(north)])
+        fits = (caps > 0.0) & (caps < step) & (np.abs(middles - lat[[0, -1]]) < _tolerance(step))
+        if np.all(fits[here]):
+            return _Cells(
+                "regular-spacing",
+                np.concatenate([[-90.0] * south, np.clip(edges, -90.0, 90.0), [90.0] * north]),
+                np.concatenate([middles[:south], inner, middles[2 - north :]]),
+            )
+    return None
 
-    Areas masked to land, or on another sphere by more than 0.5 %, tell nothing about edges.
+
+def _rows_from_bounds(
+    where: str, name: str, lat: Array, bounds: Array, likely: list[_Cells]
+) -> _Cells:
+    low, high = bounds.min(axis=1), bounds.max(axis=1)
+    _check_within(where, name, lat, low, high)
+    edges = np.clip(_joined(where, name, low, high), -90.0, 90.0)
+    for rows in likely:
+        if np.all(np.abs(rows.edges - edges) < _tolerance(float(np.diff(edges).max()))):
+            return _Cells("bounds", rows.edges, rows.points)
+    exact = _regular(edges, 180.0)
+    return _Cells("bounds", edges if exact is None else np.clip(exact, -90.0, 90.0), lat)
+
+
+def _rows_from_area(
+    ds: xr.Dataset,
+    dims: tuple[Hashable, Hashable],
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+    lon_edges: Array,
+    lat: Array,
+    likely: list[_Cells],
+) -> _Cells | None:
+    """Rows told by the file's cell areas; None without any that fit the points.
+
+    Some cells will do (those of the land) to tell which of the likely rows they are; at least one
+    in each row of the whole sphere tells edges that nothing else does. Areas that differ along a
+    row (of the land in each cell), or of another sphere by more than 0.5 %, tell nothing.
+
+    dims : of latitude and longitude;  place : the file's rows and columns in the grid's order
     """
     names = [
         name
         for name, var in ds.variables.items()
         if (var.attrs.get("standard_name") == "cell_area" or str(name).lower() == "areacella")
-        and set(var.dims) == {lat_dim, lon_dim}
+        and set(var.dims) == set(dims)
     ]
     if not names:
         return None
-    area = np.asarray(ds[names[0]].transpose(lat_dim, lon_dim).values, dtype=np.float64)
-    if descending:
-        area = area[::-1]
-    rows = area.sum(axis=1)
-    if not np.all(np.isfinite(rows)) or np.any(area <= 0):
+    area = np.asarray(ds[names[0]].transpose(*dims).values, dtype=np.float64)[np.ix_(*place)]
+    known = np.isfinite(area) & (area > 0.0)
+    # R^2 times the height of the row in sin(latitude), as each of its cells has it.
+    height = np.where(known, area / np.deg2rad(np.diff(lon_edges)), 0.0)
+    count = known.sum(axis=1)
+    rows = np.flatnonzero(count)
+    mean = height.sum(axis=1) / np.maximum(count, 1)
+    if rows.size < 2 or np.any(np.abs(height - mean[:, None])[known] > _SAME_AREAS * height[known]):
         return None
-    radius = float(np.sqrt(rows.sum() / (4.0 * np.pi)))
-    if abs(radius / EARTH_RADIUS_M - 1.0) > 5e-3:
-        return None
-    sines = np.cumsum(2.0 * rows / rows.sum()) - 1.0
+    best, nearest = None, _SAME_AREAS
+    for cells in likely:
+        ratio = mean[rows] / sine_difference(cells.edges[:-1], cells.edges[1:])[rows]
+        middle = float(np.median(ratio))
+        distance = float(np.abs(ratio / middle - 1.0).max())
+        if _is_earth(middle) and distance < nearest:
+            best, nearest = _Cells("areacella", cells.edges, cells.points), distance
+    if best is not None or rows.size < lat.size or not _is_earth(0.5 * float(mean.sum())):
+        return best
+    sines = np.cumsum(2.0 * mean / mean.sum()) - 1.0
     inner = np.rad2deg(np.arcsin(np.clip(sines[:-1], -1.0, 1.0)))
     edges = np.concatenate([[-90.0], inner, [90.0]])
     inside = (lat > edges[:-1] - _SNAP_DEGREES) & (lat < edges[1:] + _SNAP_DEGREES)
     if np.any(np.diff(edges) <= 0) or not np.all(inside):
         return None
-    return _snapped(edges, lat, 180.0, -90.0)
+    exact = _regular(edges, 180.0)
+    return _Cells("areacella", edges if exact is None else np.clip(exact, -90.0, 90.0), lat)
+
+
+def _is_earth(radius_squared: float) -> bool:
+    return bool(abs(np.sqrt(radius_squared) / EARTH_RADIUS_M - 1.0) < 5e-3)

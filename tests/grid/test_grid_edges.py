@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -154,11 +155,181 @@ def test_areas_of_the_whole_sphere_give_the_edges_when_there_are_no_bounds() -> 
     read = grid_of(dataset(grid.lat, grid.lon, areacella=area), "area.nc")
     assert read.edge_model == "areacella"
     np.testing.assert_allclose(read.grid.lat_edges, grid.lat_edges, atol=1e-9)
-    masked = area.copy()
-    masked[0, 0] = np.nan
-    assert grid_of(dataset(grid.lat, grid.lon, areacella=masked), "").edge_model == (
-        "clipped-midpoints"
-    )
+    # One cell in each row tells as much; a row without any, or the land in each cell, nothing.
+    some = area.where(np.random.default_rng(0).random(area.shape) < 0.6)
+    some[:, 3] = area[:, 3]
+    read = grid_of(dataset(grid.lat, grid.lon, areacella=some), "land.nc")
+    np.testing.assert_allclose(read.grid.lat_edges, grid.lat_edges, atol=1e-9)
+    land = area * np.linspace(0.1, 1.0, 8)
+    for useless in (area.where(np.arange(5)[:, None] > 0), land):
+        with pytest.raises(DataError, match=r"a step of 25 after -80 among steps of 36.*no bounds"):
+            grid_of(dataset(grid.lat, grid.lon, areacella=useless), "area.nc")
+
+
+@pytest.mark.parametrize("told", ["gauss-weights", "clipped-midpoints"])
+@pytest.mark.parametrize("asked", ["weights", "midpoints"])
+@pytest.mark.parametrize("where_land", [False, True])
+def test_areas_tell_the_edges_of_gaussian_rows_whatever_is_asked_for(
+    told: str, asked: Literal["weights", "midpoints"], where_land: bool
+) -> None:
+    by_weights = gaussian(96, 192)
+    midpoints = 0.5 * (by_weights.lat[:-1] + by_weights.lat[1:])
+    lat_edges = np.concatenate([[-90.0], midpoints, [90.0]])
+    half_way = Grid("half way", lat_edges, by_weights.lon_edges, by_weights.lat)
+    grid = by_weights if told == "gauss-weights" else half_way
+    values = grid.cell_area.astype(np.float32) * np.float32((6371.22 / 6371.0) ** 2)
+    area = xr.DataArray(values, dims=("lat", "lon"))
+    if where_land:
+        area = area.where(np.random.default_rng(1).random(area.shape) < 0.3)
+        area[:12] = np.nan
+    ds = dataset(grid.lat, grid.lon, areacella=area).isel(lat=slice(None, None, -1))
+    read = grid_of(ds, "area.nc", gaussian_edges=asked)
+    assert read.edge_model == "areacella"
+    np.testing.assert_allclose(read.grid.lat_edges, grid.lat_edges, rtol=0, atol=1e-10)
+
+
+WHOLE_CLM = pole_centred(192, 288)
+WHOLE_N48 = gaussian(96, 192)
+# A step and a place of no special size; rows that stop at 60 S, even and Gaussian ones.
+OFFSET = Grid("offset", -59.95 + 0.3 * np.arange(400), 0.1 + 0.3 * np.arange(1201))
+CLM_FATES = pole_centred(96, 144)
+FROM_60_S = Grid("60 S", CLM_FATES.lat_edges[16:], CLM_FATES.lon_edges, CLM_FATES.lat[16:])
+GAUSS_60_S = Grid("N48, 60 S", WHOLE_N48.lat_edges[16:], WHOLE_N48.lon_edges, WHOLE_N48.lat[16:])
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda x: x,
+    "float32": lambda x: x.astype(np.float32),
+    "4 decimals": lambda x: np.round(x, 4),
+}
+
+
+@pytest.mark.parametrize("rounded", ROUNDED)
+@pytest.mark.parametrize("bounds", [False, True])
+def test_a_grid_has_the_same_bits_however_it_was_written(rounded: str, bounds: bool) -> None:
+    cut = ROUNDED[rounded]
+    for grid in (WHOLE_CLM, WHOLE_N48, standard_grid("0.5deg"), OFFSET, FROM_60_S, GAUSS_60_S):
+        extra = (
+            {
+                "lat_bnds": (("lat", "b"), cut(grid.lat_bnds)),
+                "lon_bnds": (("lon", "b"), cut(grid.lon_bnds)),
+            }
+            if bounds
+            else {}
+        )
+        lat = cut(grid.lat)
+        plain = grid_of(dataset(grid.lat, grid.lon), "").grid
+        read = grid_of(dataset(lat, cut(grid.lon), **extra), "").grid
+        assert read == plain, grid.name
+        np.testing.assert_array_equal(read.lat, plain.lat)
+        np.testing.assert_array_equal(read.lon, plain.lon)
+        np.testing.assert_allclose(read.lat_edges, grid.lat_edges, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(read.lon_edges, grid.lon_edges, rtol=0, atol=1e-10)
+        told = {
+            "lat_bnds": (("lat", "b"), read.lat_bnds),
+            "lon_bnds": (("lon", "b"), read.lon_bnds),
+        }
+        assert grid_of(dataset(read.lat, read.lon, **told), "").grid == read
+
+
+@pytest.mark.parametrize("n", [32, 64, 94, 96, 160])
+def test_a_run_of_gaussian_rows_has_the_edges_of_the_whole_grid(n: int) -> None:
+    whole = gaussian(n, 2 * n)
+    middle = np.concatenate([[-90.0], 0.5 * (whole.lat[:-1] + whole.lat[1:]), [90.0]])
+    for first, last in ((n // 6, n), (0, 5 * n // 6), (n // 6, 5 * n // 6)):
+        lat = whole.lat[first:last].astype(np.float32)
+        ds = dataset(lat, whole.lon)
+        read = grid_of(ds, "run.nc")
+        assert read.edge_model == "gauss-weights"
+        expected = whole.lat_edges[first : last + 1]
+        np.testing.assert_allclose(read.grid.lat_edges, expected, rtol=0, atol=1e-10)
+        asked = grid_of(ds, "run.nc", gaussian_edges="midpoints")
+        assert asked.edge_model == "clipped-midpoints"
+        expected = middle[first : last + 1]
+        np.testing.assert_allclose(asked.grid.lat_edges, expected, rtol=0, atol=1e-10)
+
+
+def test_the_choice_of_gaussian_edges_is_no_choice_where_the_file_has_bounds() -> None:
+    bounds = (("lat", "b"), WHOLE_N48.lat_bnds)
+    ds = dataset(WHOLE_N48.lat, WHOLE_N48.lon, lat_bnds=bounds)
+    a, b = (grid_of(ds, "", gaussian_edges=edges) for edges in ("weights", "midpoints"))
+    assert a.grid == b.grid
+    assert a.edge_model == b.edge_model == "bounds"
+    even = dataset(np.arange(-89.5, 90.0), [0.0, 1.0])
+    assert grid_of(even, "", gaussian_edges="midpoints").grid == grid_of(even, "").grid
+
+
+def test_half_rows_at_the_poles_may_be_labelled_at_their_middle() -> None:
+    # GEOS-Chem 4 x 5: rows of 4 degrees, half ones at 89; the file may stop before a pole.
+    lat = np.concatenate([[-89.0], np.arange(-86.0, 87.0, 4.0), [89.0]])
+    whole = grid_of(dataset(lat, np.arange(-180.0, 180.0, 5.0)), "geos.nc")
+    assert whole.edge_model == "regular-spacing"
+    assert whole.grid.lat_edges.tolist() == [-90.0, *np.arange(-88.0, 89.0, 4.0), 90.0]
+    np.testing.assert_array_equal(whole.grid.lat, lat)
+    part = grid_of(dataset(lat[8:], [0.0, 5.0]), "geos.nc").grid
+    assert part.lat_edges[[0, 1, -2, -1]].tolist() == [-60.0, -56.0, 88.0, 90.0]
+
+
+def test_latitudes_of_few_digits_are_even_enough() -> None:
+    lat = np.linspace(-89.375, 89.375, 144)
+    read = grid_of(dataset(lat.round(2), np.arange(192) * 1.875), "n96.nc").grid
+    assert read.is_global
+    np.testing.assert_allclose(read.lat_edges, np.linspace(-90, 90, 145), atol=0.02)
+
+
+def test_a_latitude_beyond_the_pole_by_rounding_is_the_pole() -> None:
+    lat = np.linspace(-90.0, 90.0, 181)
+    lat[[0, -1]] += [-1e-5, 1e-5]
+    read = grid_of(dataset(lat, [0.0, 1.0]), "poles.nc").grid
+    assert read.lat[[0, -1]].tolist() == [-90.0, 90.0]
+    assert read.lat_edges[[0, 1]].tolist() == [-90.0, -89.5]
+
+
+def test_bounds_beyond_the_poles_are_clipped() -> None:
+    half = 90.0 / 191
+    lat = np.linspace(-90.0, 90.0, 192)
+    bounds = np.stack([lat - half, lat + half], axis=1)
+    read = grid_of(dataset(lat, WHOLE_CLM.lon, lat_bnds=(("lat", "b"), bounds)), "clm.nc").grid
+    np.testing.assert_allclose(read.lat_edges, WHOLE_CLM.lat_edges, rtol=0, atol=1e-12)
+
+
+def test_bounds_that_were_repeated_along_time_are_bounds() -> None:
+    bounds = np.repeat(WHOLE_CLM.lat_bnds[None], 3, axis=0)
+    ds = dataset(WHOLE_CLM.lat, WHOLE_CLM.lon, lat_bnds=(("time", "lat", "b"), bounds))
+    assert grid_of(ds, "joined.nc").edge_model == "bounds"
+    bounds[1] += 0.1
+    ds = dataset(WHOLE_CLM.lat, WHOLE_CLM.lon, lat_bnds=(("time", "lat", "b"), bounds))
+    with pytest.raises(DataError, match=r"lat_bnds: found shape \(3, 192, 2\)"):
+        grid_of(ds, "moving.nc")
+
+
+COLUMN_BOUNDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "eastwards": lambda b: b,
+    "westwards": lambda b: b[:, ::-1],
+    "-180 to 180": lambda b: np.mod(b + 180.0, 360.0) - 180.0,
+    "0 to 360": lambda b: np.mod(b, 360.0),
+    "sorted after the turn": lambda b: np.sort(np.mod(b + 180.0, 360.0) - 180.0, axis=1),
+}
+
+
+@pytest.mark.parametrize("written", COLUMN_BOUNDS)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_bounds_of_columns_may_be_written_on_any_branch(written: str, place: float) -> None:
+    """Also with the points on the western or eastern edges, to all but rounding."""
+    west = 2.0 * np.arange(-90, 90) - 1.0
+    bounds = COLUMN_BOUNDS[written](np.stack([west, west + 2.0], axis=1))
+    for rounding in (-1e-6, 0.0, 1e-6):
+        lon = west + 2.0 * place + rounding
+        ds = dataset([-45.0, 45.0], lon, lon_bnds=(("lon", "b"), bounds))
+        edges = grid_of(ds, "file.nc").grid.lon_edges
+        np.testing.assert_allclose(np.diff(edges), 2.0, atol=1e-9)
+        offset = np.mod(edges[0] + 181.0 + 1.0, 360.0) - 1.0
+        assert offset == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 360.0), (-180.0, 180.0), (180.0, -180.0), (10.0, 30.0)])
+def test_one_column_with_bounds_is_a_grid(bounds: tuple[float, float]) -> None:
+    ds = dataset([-45.0, 45.0], [20.0], lon_bnds=(("lon", "b"), [bounds]))
+    edges = grid_of(ds, "zonal.nc").grid.lon_edges
+    assert edges[1] - edges[0] == abs(bounds[1] - bounds[0])
 
 
 AXES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
@@ -242,12 +413,89 @@ REFUSED: dict[str, tuple[xr.Dataset, str]] = {
         "along one dimension",
     ),
     "latitude in metres": (dataset([0.0, 5000.0], [0.0, 1.0]), "values from 0 to 5000"),
-    "up and down": (dataset([0.0, 2.0, 1.0], [0.0, 1.0]), "up and down"),
-    "meridian twice": (dataset([0.0, 1.0], np.arange(0.0, 361.0, 60.0)), "meet or overlap"),
+    "up and down": (
+        dataset([0.0, 2.0, 1.0, 3.0], [0.0, 1.0]),
+        r"up and down, at 1 \(value 3 of 4\)",
+    ),
+    "meridian twice": (
+        dataset([0.0, 1.0], np.arange(0.0, 361.0, 60.0)),
+        "longitudes 0 and 360 that meet or overlap",
+    ),
+    "meridian twice but for rounding": (
+        dataset([0.0, 1.0], np.append(np.arange(0.0, 360.0, 60.0), 359.99999)),
+        r"longitudes 359\.99999 and 0 that meet or overlap",
+    ),
     "one point": (dataset([0.0], [0.0, 1.0]), "one point and no bounds"),
     "gap in bounds": (
         dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), [[-1.0, 0.5], [1.0, 3.0]])),
-        "gap or overlap at 0.5 / 1",
+        r"bounds with a gap between 0\.5 and 1, ",
+    ),
+    "overlap of bounds": (
+        dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), [[-1.0, 1.5], [1.0, 3.0]])),
+        r"bounds with an overlap between 1\.5 and 1, ",
+    ),
+    "gaps between columns": (
+        dataset(
+            [0.0, 2.0],
+            np.arange(0.5, 360.0),
+            lon_bnds=(("lon", "b"), np.arange(0.5, 360.0)[:, None] + [[-0.4, 0.4]]),
+        ),
+        r"lon: found bounds with a gap between 0\.9 and 1\.1, ",
+    ),
+    "bounds of other columns": (
+        dataset(
+            [0.0, 2.0],
+            np.arange(0.5, 360.0),
+            lon_bnds=(("lon", "b"), np.arange(0.5, 360.0)[:, None] + [[0.5, 1.5]]),
+        ),
+        r"lon: found 0\.5 outside its bounds \[1, 2\]",
+    ),
+    "bounds in the other order": (
+        dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), [[1.0, 3.0], [-1.0, 1.0]])),
+        r"0 outside its bounds \[1, 3\]",
+    ),
+    "bounds never written": (
+        dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), np.zeros((2, 2)))),
+        r"2 outside its bounds \[0, 0\]",
+    ),
+    "bounds without extent": (
+        dataset([0.0], [0.0, 1.0], lat_bnds=(("lat", "b"), np.zeros((1, 2)))),
+        r"bounds \[0, 0\] without extent",
+    ),
+    "bounds of another size": (
+        dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("c", "b"), np.zeros((3, 2)))),
+        r"lat_bnds: found shape \(3, 2\), wanted finite \(2, 2\)",
+    ),
+    "bounds that are missing": (
+        dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), [[-1.0, np.nan], [1.0, 3.0]])),
+        "lat_bnds: found 1 values missing or infinite",
+    ),
+    "latitude twice": (dataset([0.0, 1.0, 1.0], [0.0, 1.0]), "the latitude 1 twice"),
+    "latitude twice, from the north": (
+        dataset([2.0, 1.0, 1.0, 0.0], [0.0, 1.0]),
+        "the latitude 1 twice",
+    ),
+    "latitude missing": (dataset([0.0, np.nan], [0.0, 1.0]), "1 of 2 values missing or infinite"),
+    "latitude beyond the pole": (
+        dataset(np.linspace(-90.47, 90.47, 192), [0.0, 1.0]),
+        r"values from -90\.47 to 90\.47, wanted finite degrees within \[-90, 90\]",
+    ),
+    "text": (
+        dataset([0.0, 1.0], [0.0, 1.0]).assign_coords(lat=["a", "b"]),
+        "values that are no numbers",
+    ),
+    "nothing": (dataset(np.zeros(0), [0.0, 1.0]), "no values"),
+    "a row left out": (
+        dataset(np.delete(np.arange(-89.5, 90.0), 50), [0.0, 1.0]),
+        r"lat: found a step of 2 after -40\.5 among steps of 1, no bounds.*Add bounds",
+    ),
+    "columns left out": (
+        dataset([0.0, 1.0], np.delete(np.arange(-179.5, 180.0), [30, 200])),
+        "lon: found a step of 2 after .* among steps of 1, no bounds",
+    ),
+    "uneven columns all round": (
+        dataset([0.0, 1.0], [0.0, 50.0, 100.0, 150.0, 200.0, 250.0, 300.0]),
+        "lon: found a step of 60 after 300 among steps of 50, no bounds",
     ),
     "point outside": (
         dataset([0.0, 2.0], [0.0, 1.0], lat_bnds=(("lat", "b"), [[0.5, 1.0], [1.0, 3.0]])),

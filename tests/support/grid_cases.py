@@ -31,8 +31,9 @@ def grids(draw: st.DrawFn, whole: bool = True) -> Grid:
 def gaussian(n_lat: int, n_lon: int) -> Grid:
     """A Gaussian grid as models have it: rows as high as their quadrature weight."""
     nodes, weights = np.polynomial.legendre.leggauss(n_lat)
-    sines = np.concatenate([[-1.0], np.cumsum(weights)[:-1] - 1.0, [1.0]])
-    lat_edges = np.rad2deg(np.arcsin(sines))
+    inner = np.rad2deg(np.arcsin(np.cumsum(weights)[:-1] - 1.0))
+    # Symmetric to the last bit, as the edges that are read out of a file are.
+    lat_edges = np.concatenate([[-90.0], 0.5 * (inner - inner[::-1]), [90.0]])
     step = 360.0 / n_lon
     lon_edges = (np.arange(n_lon + 1) - 0.5) * step
     return Grid("gauss", lat_edges, lon_edges, np.rad2deg(np.arcsin(nodes)))
