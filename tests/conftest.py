@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -34,12 +35,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Derive markers from fixtures, and keep all Slurm tests in one xdist worker: one cluster."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    if "slurm_cluster" in fixtures:
+    if fixtures & {"slurm_cluster", "strict_slurm"}:
         item.add_marker("slurm")
     if "shared_dir" in fixtures:
         item.add_marker("shared")
     if item.get_closest_marker("slurm") and item.config.pluginmanager.hasplugin("xdist"):
         item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that failed with a Slurm tells what that Slurm had to say, before it is cleared."""
+    report = yield
+    if report.failed:
+        values = getattr(item, "funcargs", {}).values()
+        for cluster in {id(v): v for v in values if isinstance(v, SlurmCluster)}.values():
+            report.sections.append((f"Slurm in {cluster.root}", cluster.view()))
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +126,16 @@ def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.conf))
     yield slurm_cluster
     slurm_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def strict_slurm() -> Iterator[SlurmCluster]:
+    """Another Slurm, which ends jobs that use more memory than they asked for."""
+    try:
+        cluster = start_cluster(enforce_memory=True)
+    except SlurmUnavailableError as reason:
+        pytest.skip(f"no Slurm that enforces memory: {reason}")
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

@@ -37,7 +37,7 @@ NODES = 3
 CPUS_PER_NODE = 4
 MEMORY_PER_NODE_MB = 64_000  # claimed, not owned: SlurmdParameters=config_overrides
 MAX_ARRAY_SIZE = 101  # largest index 100, so that tests reach it
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 ACTIVE_STATES = frozenset(
     {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD"}
@@ -75,8 +75,11 @@ ReturnToService=2
 FirstJobId={first_job_id}
 MaxArraySize={max_array_size}
 MinJobAge=300
+# What a job without the caller's environment gets comes from StateSaveLocation/env_cache. A login
+# shell of the user, for each job, takes a second, and Slurm gives it two.
+GetEnvTimeout=0
 KillWait=2
-MessageTimeout=10
+MessageTimeout={message_timeout_s}
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] \
 CPUs={cpus} RealMemory={memory_mb} State=UNKNOWN
 {more}PartitionName=normal Nodes=ALL Default=YES MaxTime=2-00:00:00 State=UP
@@ -127,7 +130,20 @@ class SlurmCluster:
         """This process's environment, pointed at the cluster: for ``subprocess.run(env=...)``."""
         return environment(self.root)
 
-    def run(self, *argv: str, timeout_s: float = 60.0) -> str:
+    @contextlib.contextmanager
+    def as_ours(self) -> Iterator[None]:
+        """While inside, this process's own environment is pointed at the cluster."""
+        before = dict(os.environ)
+        ours = self.env
+        try:
+            os.environ.clear()
+            os.environ.update(ours)
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def run(self, *argv: str, timeout_s: float = 300.0) -> str:
         """Standard output of a command run against the cluster; RuntimeError if it fails."""
         return _output(argv, self.env, timeout_s)
 
@@ -137,7 +153,7 @@ class SlurmCluster:
         fields = (line.split("|", 4) for line in text.replace("(null)", "").splitlines() if line)
         return [SlurmJob(*(part.strip() for part in parts)) for parts in fields]
 
-    def wait_idle(self, timeout_s: float = 120.0) -> list[SlurmJob]:
+    def wait_idle(self, timeout_s: float = 300.0) -> list[SlurmJob]:
         """Wait until no job is pending or running, and return all jobs; TimeoutError names them."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -147,7 +163,7 @@ class SlurmCluster:
                 return jobs
             if time.monotonic() > deadline:
                 raise TimeoutError(f"after {timeout_s} s still active: {active}")
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def cancel_all(self) -> None:
         """Cancel every job and wait until they are gone."""
@@ -155,7 +171,7 @@ class SlurmCluster:
         if active:
             # A job may end between the look and the cancel: scancel then fails, which is fine.
             subprocess.run(["scancel", *active], env=self.env, capture_output=True, check=False)
-        self.wait_idle(timeout_s=30.0)
+        self.wait_idle()
 
     def forget_jobs(self) -> None:
         """Make the controller forget every job, as it does MinJobAge after a job's end.
@@ -185,6 +201,25 @@ class SlurmCluster:
         """What a pending job, or element, waits for, as ``scontrol show job`` has it."""
         text = self.run("scontrol", "show", "job", job_id)
         return text.partition(" Dependency=")[2].partition("\n")[0].strip()
+
+    def view(self) -> str:
+        """What the scheduler knows and said last, for a test that failed: why does nothing run?"""
+        columns = "%.10i %.11T %.22r %.6N %.19S %.30E %j %k"
+        commands = (
+            ("squeue", "-a", "-r", "-t", "all", "-S", "i", "-o", columns),
+            ("sinfo", "-N", "-p", "normal", "-o", "%N %T %E"),
+        )
+        parts = []
+        for command in commands:
+            try:
+                header, *lines = self.run(*command).splitlines()
+                parts.append("\n".join([header, *lines[-50:]]))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                parts.append(str(error))
+        for log in sorted((self.root / "log").glob("*.log")):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            parts.append("\n".join([f"last of {log.name}:", *lines[-40:]]))
+        return "\n".join(parts)
 
     @contextlib.contextmanager
     def controller_down(self) -> Iterator[None]:
@@ -276,8 +311,13 @@ class _Supervisor:
             raise SlurmUnavailableError(
                 f"{self.root}: Slurm needs a folder of at most 70 plain characters, no spaces"
             )
-        for name in ("munge", "state", "spool", "log"):
+        for name in ("munge", "state", "spool", "log", "state/env_cache"):
             (self.root / name).mkdir()
+        user = pwd.getpwuid(os.geteuid())
+        login = {"HOME": user.pw_dir, "LOGNAME": user.pw_name, "USER": user.pw_name}
+        login |= {"SHELL": user.pw_shell, "PATH": self.env["PATH"]}
+        text = "".join(f"{name}={value}\n" for name, value in login.items())
+        (self.root / "state" / "env_cache" / user.pw_name).write_text(text, encoding="utf-8")
         key = self.root / "munge" / "key"
         with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(128))
@@ -313,7 +353,10 @@ class _Supervisor:
             self._wait_for_nodes()
         elif command == "down":
             self._end("slurmctld")
+            # Every command tries for so long before it gives up.
+            self._write_conf(message_timeout_s=1)
         elif command == "up":
+            self._write_conf()
             self._spawn("slurmctld", "-D")
             self._wait_for_nodes()
         elif command == "forget":
@@ -342,7 +385,7 @@ class _Supervisor:
     def _start_node(self, node: str) -> None:
         self._spawn("slurmd", "-D", "-N", node, log_name=node)
 
-    def _write_conf(self) -> None:
+    def _write_conf(self, message_timeout_s: int = 10) -> None:
         text = _CONF.format(
             host=socket.gethostname().split(".")[0],
             user=pwd.getpwuid(os.geteuid()).pw_name,
@@ -354,6 +397,7 @@ class _Supervisor:
             memory_mb=MEMORY_PER_NODE_MB,
             max_array_size=MAX_ARRAY_SIZE,
             first_job_id=1 + 10_000 * self.generation,
+            message_timeout_s=message_timeout_s,
             select="CR_CPU_Memory" if self.enforce_memory else "CR_CPU",
             more=_ENFORCE_MEMORY if self.enforce_memory else "",
         )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 
 from callmip_global.workflow import api
 from callmip_global.workflow.api import RunState
+from callmip_global.workflow.observe import ALIVE
 from callmip_global.workflow.submit import SubmitResult
 
 PBS_CONF_FILE = os.environ.get("PBS_CONF_FILE")
@@ -68,8 +70,13 @@ class Toy:
 
     def wait(self) -> dict[str, str]:
         """State of every run task by ``segment/task`` once nothing is alive."""
-        state = api.wait(self.run_dir, each=lambda _: None, poll_s=0.3)
-        return self.states(state)
+        deadline = time.monotonic() + 600
+
+        def in_time(state: RunState) -> None:
+            alive = {r: t.state for r, t in state.tasks.items() if t.state in ALIVE}
+            assert not alive or time.monotonic() < deadline, f"after ten minutes still {alive}"
+
+        return self.states(api.wait(self.run_dir, each=in_time, poll_s=0.3))
 
     def states(self, state: RunState | None = None) -> dict[str, str]:
         state = state or api.status(self.run_dir)
@@ -93,7 +100,7 @@ class Toy:
         """Run Python in a process of its own, which may be killed."""
         code = textwrap.dedent("\n".join(lines))
         return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
         )
 
 
@@ -115,19 +122,15 @@ def calls() -> list[str]:
     return sorted(CALLS)
 
 
-@pytest.fixture
-def make_toy(awkward_dir: Path) -> Iterator[Callable[..., Toy]]:
-    """``make_toy(site={...}, name=.., parent=..)``: a toy experiment, in a folder with an awkward
-    name unless ``parent`` says where."""
-    made: list[Toy] = []
+@pytest.fixture(scope="session")
+def toy_in() -> Callable[..., Toy]:
+    """``toy_in(parent, site)``: a toy experiment in a new folder below ``parent``."""
 
-    def make(
-        site: dict[str, Any] | None = None, name: str = "toy", parent: Path = awkward_dir
-    ) -> Toy:
+    def make(parent: Path, site: dict[str, Any], name: str = "toy") -> Toy:
         folder = parent / name
         folder.mkdir()
         (folder / "model.sh").write_text(MODEL)
-        (folder / "site.yaml").write_text(yaml.safe_dump(site or LOCAL_SITE))
+        (folder / "site.yaml").write_text(yaml.safe_dump(site))
         model, ledger = (
             shlex.quote(str(folder / "model.sh")),
             shlex.quote(str(folder / "ledger.txt")),
@@ -172,8 +175,22 @@ def make_toy(awkward_dir: Path) -> Iterator[Callable[..., Toy]]:
         toy.write()
         toy.parameters("Prior", ":\n")
         toy.parameters("Posterior", ":\n")
-        made.append(toy)
         return toy
+
+    return make
+
+
+@pytest.fixture
+def make_toy(toy_in: Callable[..., Toy], awkward_dir: Path) -> Iterator[Callable[..., Toy]]:
+    """``make_toy(site={...}, name=.., parent=..)``: a toy experiment, in a folder with an awkward
+    name unless ``parent`` says where; what is left of its jobs is cancelled after the test."""
+    made: list[Toy] = []
+
+    def make(
+        site: dict[str, Any] | None = None, name: str = "toy", parent: Path = awkward_dir
+    ) -> Toy:
+        made.append(toy_in(parent, site or LOCAL_SITE, name))
+        return made[-1]
 
     yield make
     for toy in made:
@@ -223,6 +240,21 @@ def toy(make_toy: Callable[..., Toy]) -> Toy:
 def slurm_toy(make_toy: Callable[..., Toy], slurm: Any) -> Toy:
     """The toy on the suite's own Slurm."""
     os.environ.pop("SLURM_JOB_ID", None)
+    return make_toy(SLURM_SITE)
+
+
+@pytest.fixture(scope="session")
+def slurm_site() -> dict[str, Any]:
+    """The site that `slurm_toy` runs on, to change a copy of."""
+    return SLURM_SITE
+
+
+@pytest.fixture
+def strict_toy(
+    make_toy: Callable[..., Toy], strict_slurm: Any, monkeypatch: pytest.MonkeyPatch
+) -> Toy:
+    """The toy on the suite's Slurm that enforces memory."""
+    monkeypatch.setenv("SLURM_CONF", str(strict_slurm.conf))
     return make_toy(SLURM_SITE)
 
 

@@ -10,26 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from slurm_cluster import SlurmUnavailableError, start_cluster
+from waiting import wait_for
 
-from callmip_global.workflow import api
+from callmip_global.workflow import api, observe, submit
 
 
 def all_done(states: dict[str, str]) -> bool:
     return set(states.values()) == {"done"}
-
-
-def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)
 
 
 def two_steps(toy: Any, **more: Any) -> None:
@@ -64,32 +57,51 @@ def job_of(toy: Any, ref: str) -> str:
 
 
 def let_go(toy: Any, slurm: Any, ref: str, element: str) -> None:
-    """Slurm holds a requeued job back for two minutes (BeginTime), which it may set anew when the
-    last of the first run is gone; let it go at once.
+    """Slurm holds a requeued job back for two minutes (BeginTime); let it go, and wait for it.
 
-    Let go at once, Slurm may take the late end of the first run for that of the second: the job is
-    then over (FAILED) before it began again, which ends the waiting as well."""
-
-    def queued() -> str:
-        return str(slurm.run("squeue", "-h", "-t", "all", "-j", element, "-o", "%T"))
+    Not at once: a node refuses to start a job in the second in which it ended it ("already
+    killed, do not launch": credentials tell seconds apart). Slurm then calls the job FAILED, and
+    its dependents never run. That is what the two minutes are for.
+    """
 
     def put_back() -> bool:
-        # On a busy machine it may have begun again between two looks.
-        return "PENDING" in queued() or len(attempts(toy, ref)) == 2
+        # It is COMPLETING until the node has ended the first run.
+        state = slurm.run("squeue", "-h", "-t", "all", "-j", element, "-o", "%T").strip()
+        return state == "PENDING" or len(attempts(toy, ref)) == 2
 
-    def begun_or_over() -> bool:
-        with contextlib.suppress(RuntimeError):
-            slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now")
-        return len(attempts(toy, ref)) == 2 or queued().strip() in ("FAILED", "CANCELLED", "")
+    def begun() -> bool:
+        nonlocal next_update
+        if time.monotonic() >= next_update:
+            # Again after a while, for it may be held back anew.
+            next_update = time.monotonic() + 10
+            with contextlib.suppress(RuntimeError):
+                slurm.run("scontrol", "update", f"JobId={element}", "StartTime=now+2")
+        return len(attempts(toy, ref)) == 2
 
+    next_update = 0.0
     wait_for(put_back)
-    wait_for(begun_or_over, limit_s=240)
+    wait_for(begun)
 
 
-def wait_until_prior_is_alone(toy: Any) -> None:
-    """Until nothing runs but the slow first segment of the prior."""
+def wait_until_prior_is_alone(toy: Any, slurm: Any) -> None:
+    """Until nothing runs but the slow first segment of the prior, as Slurm sees it as well: what
+    has published its result may still be ending, and is requeued when its node is lost."""
     wait_for(lambda: toy.states()[f"{SECOND}/S3.Posterior"] == "done")
     wait_for(lambda: len(toy.ledger()) == 3)
+    alone = [job_of(toy, f"{FIRST}/S3.Prior")]
+    listed = ("squeue", "-h", "-r", "-t", "RUNNING,COMPLETING", "-o", "%i")
+    wait_for(lambda: slurm.run(*listed).split() == alone)
+
+
+def gate(toy: Any, condition: str, *stages: str) -> Path:
+    """A file; until it is there, segments of the stages for which a condition (shell) holds
+    wait for it."""
+    path: Path = toy.folder / "gate"
+    for stage in stages:
+        toy.parameters(
+            stage, f'if {condition}; then until [ -e "{path}" ]; do sleep 0.2; done; fi\n'
+        )
+    return path
 
 
 def attempts(toy: Any, ref: str) -> list[str]:
@@ -128,10 +140,13 @@ def killed_at(
 def test_the_chain_runs_each_segment_once_as_arrays_with_aftercorr(
     slurm_toy: Any, slurm: Any, calls: list[str]
 ) -> None:
-    for stage in ("Prior", "Posterior"):
-        slurm_toy.parameters(stage, "sleep 3\n")
+    opened = gate(slurm_toy, '[ "$first" = 1900 ]', "Prior", "Posterior")
     result = slurm_toy.submit()
     assert [n for _, _, n in result.jobs] == [2, 2, 2, 2]
+    first, *others = [job for job, _, _ in result.jobs]
+    for before, job in zip([first, *others], others, strict=False):
+        assert slurm.dependency(job) == f"aftercorr:{before}_*(unfulfilled)"
+    opened.touch()
     assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == calls
 
@@ -148,8 +163,11 @@ def test_every_script_of_a_dry_run_is_accepted_by_bash_and_sbatch(
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killing_submit_before_or_after_sbatch_runs_nothing_twice(
-    slurm_toy: Any, slurm: Any, tmp_path: Path, moment: str
+    slurm_toy: Any, slurm: Any, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Slurm shows a job as soon as sbatch has replied, so what is not there now will not come.
+    for module in (observe, submit):
+        monkeypatch.setattr(module, "SETTLE_S", 2.0)
     two_steps(slurm_toy)
     call = f"api.submit(Path({str(slurm_toy.experiment)!r}), only='run')"
     killed = killed_at("sbatch", moment, tmp_path, call)
@@ -200,7 +218,7 @@ def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = while_there(slurm_toy, "slow", "sleep 60")
+    flag = while_there(slurm_toy, "slow", "sleep 600")
     slurm_toy.submit()
     wait_for(lambda: "prior 1901 1962 after 0" in slurm_toy.ledger())
     ref = f"{FIRST}/S3.Prior"
@@ -208,11 +226,7 @@ def test_a_job_requeued_in_the_middle_makes_a_new_attempt_and_one_result(
     flag.unlink()
     slurm.run("scontrol", "requeue", element)
     let_go(slurm_toy, slurm, ref, element)
-    if not all_done(slurm_toy.wait()):
-        # Let go at once, Slurm may take the late end of the first attempt for that of the second:
-        # the job is FAILED before it began again, its dependents cancelled. Then it is resumed.
-        slurm_toy.submit(retry_failed=True)
-        assert all_done(slurm_toy.wait())
+    assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
     assert attempts(slurm_toy, ref) == ["failed", "done"]
 
@@ -221,9 +235,12 @@ def test_an_unreachable_controller_is_exit_code_3_and_loses_nothing(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    slurm_toy.parameters("Prior", "sleep 3\n")
+    opened = gate(slurm_toy, '[ "$first" = 1901 ]', "Prior")
     slurm_toy.submit()
+    wait_for(lambda: "prior 1901 1962 after 0" in slurm_toy.ledger())
     with slurm.controller_down():
+        # The job ends while nobody hears of it.
+        opened.touch()
         told = slurm_toy.cli("status", str(slurm_toy.run_dir), "--json")
         assert told.returncode == 3
         again = slurm_toy.cli("submit", str(slurm_toy.experiment), "--only", "run")
@@ -254,9 +271,9 @@ def test_jobs_of_a_node_that_crashes_begin_again_elsewhere_by_themselves(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = while_there(slurm_toy, "slow", "sleep 100")
+    flag = while_there(slurm_toy, "slow", "sleep 600")
     slurm_toy.submit()
-    wait_until_prior_is_alone(slurm_toy)
+    wait_until_prior_is_alone(slurm_toy, slurm)
     ref = f"{FIRST}/S3.Prior"
     element = job_of(slurm_toy, ref)
     flag.unlink()
@@ -272,9 +289,9 @@ def test_jobs_that_are_not_to_be_requeued_fail_with_their_node_and_are_resumed(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy, directives=["--no-requeue"])
-    flag = while_there(slurm_toy, "slow", "sleep 100")
+    flag = while_there(slurm_toy, "slow", "sleep 600")
     slurm_toy.submit()
-    wait_until_prior_is_alone(slurm_toy)
+    wait_until_prior_is_alone(slurm_toy, slurm)
     ref = f"{FIRST}/S3.Prior"
     with slurm.node_lost(slurm.node_of(job_of(slurm_toy, ref)), with_jobs=True):
         wait_for(lambda: slurm_toy.states()[ref] == "failed")
@@ -293,91 +310,52 @@ def test_a_job_that_runs_on_where_slurm_cannot_see_it_publishes_nothing_twice(
 ) -> None:
     """The node is cut off, the job goes on there and, requeued, on another node as well."""
     two_steps(slurm_toy)
-    gate, flag = slurm_toy.folder / "gate", slurm_toy.folder / "slow"
+    flag = slurm_toy.folder / "slow"
     flag.touch()
-    slurm_toy.parameters(
-        "Prior",
-        f'if [ "$first" = 1901 ] && [ -e "{flag}" ]; then rm "{flag}";'
-        f' until [ -e "{gate}" ]; do sleep 0.2; done; fi\n',
-    )
+    opened = gate(slurm_toy, f'[ "$first" = 1901 ] && [ -e "{flag}" ] && rm "{flag}"', "Prior")
     slurm_toy.submit()
-    wait_until_prior_is_alone(slurm_toy)
+    wait_until_prior_is_alone(slurm_toy, slurm)
     ref = f"{FIRST}/S3.Prior"
     element = job_of(slurm_toy, ref)
     with slurm.node_lost(slurm.node_of(element), with_jobs=False):
         let_go(slurm_toy, slurm, ref, element)
         assert all_done(slurm_toy.wait())
-        gate.touch()
+        opened.touch()
         wait_for(lambda: attempts(slurm_toy, ref) == ["left", "done"])
     assert all_done(slurm_toy.states())
     assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
 
 
-def test_a_job_over_its_time_limit_is_classified_even_when_slurm_has_forgotten_it(
-    slurm_toy: Any, slurm: Any
-) -> None:
-    """The real limit, of a minute: one job is told (TERM), one is too far gone to hear it."""
-    slurm_toy.tree["retry"] = {"walltime": {"times": 1, "walltime": 2}}
-    two_steps(slurm_toy, walltime="00:01:00")
-    flag = slurm_toy.folder / "slow"
-    flag.touch()
-    deaf = "kill -STOP \"$(ps -o ppid= -p $PPID | tr -d ' ')\""
-    slow = f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || {{ %s; sleep 200; }}\n'
-    slurm_toy.parameters("Prior", slow % ":")
-    slurm_toy.parameters("Posterior", slow % deaf)
-    slurm_toy.submit()
-    prior, posterior = f"{FIRST}/S3.Prior", f"{FIRST}/S3.Posterior"
-    wait_for(lambda: slurm_toy.states()[posterior] == "failed", 150)
-    wait_for(lambda: slurm_toy.states()[prior] == "failed")
-    for forgotten in (False, True):
-        if forgotten:
-            slurm.cancel_all()
-            slurm.forget_jobs()
-        failures = [api.status(slurm_toy.run_dir).tasks[r].failure for r in (prior, posterior)]
-        assert [f and f.kind for f in failures] == ["walltime", "walltime"], failures
-    flag.unlink()
-    again = slurm_toy.submit(retry_failed=True).jobs
-    assert [(step, n) for _, step, n in again] == [(FIRST, 2), (SECOND, 2)]
-    asked = slurm.run("squeue", "-h", "-t", "all", "-o", "%l", "-j", again[0][0])
-    assert set(asked.split()) == {"2:00"}
-    assert all_done(slurm_toy.wait())
-    again = ["prior 1901 1962 after 0", "posterior 1901 1962 after 0"]
-    assert slurm_toy.ledger() == sorted([*TWO_STEPS, *again])
-
-
 def test_a_job_over_its_memory_is_classified_and_gets_more(
-    slurm_toy: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    strict_toy: Any, strict_slurm: Any
 ) -> None:
-    try:
-        cluster = start_cluster(enforce_memory=True)
-    except SlurmUnavailableError as reason:
-        pytest.skip(f"no Slurm that enforces memory: {reason}")
-    request.addfinalizer(cluster.stop)
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("SLURM_CONF", str(cluster.conf))
-        slurm_toy.tree["retry"] = {"memory": {"times": 1, "memory": 4}}
-        two_steps(slurm_toy, memory="200MiB")
-        python = shlex.quote(sys.executable)
-        hungry = 'import time; x = b"x" * (400 << 20); time.sleep(4)'
-        slurm_toy.parameters("Prior", f"[ \"$first\" != 1901 ] || {python} -c '{hungry}'\n")
-        slurm_toy.submit()
-        ref = f"{FIRST}/S3.Prior"
-        assert slurm_toy.wait()[ref] == "failed"
-        failure = api.status(slurm_toy.run_dir).tasks[ref].failure
-        assert failure is not None
-        assert failure.kind == "memory", failure
-        slurm_toy.submit(retry_failed=True)
-        assert all_done(slurm_toy.wait())
-        assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+    strict_toy.tree["retry"] = {"memory": {"times": 1, "memory": 4}}
+    two_steps(strict_toy, memory="200MiB")
+    python = shlex.quote(sys.executable)
+    # With 200 MiB it waits until it is killed, with 800 for a few looks of Slurm.
+    hungry = (
+        'import os, time; x = b"x" * (400 << 20);'
+        ' time.sleep(600 if int(os.environ["SLURM_MEM_PER_NODE"]) < 400 else 3)'
+    )
+    strict_toy.parameters("Prior", f"[ \"$first\" != 1901 ] || {python} -c '{hungry}'\n")
+    strict_toy.submit()
+    ref = f"{FIRST}/S3.Prior"
+    assert strict_toy.wait()[ref] == "failed"
+    failure = api.status(strict_toy.run_dir).tasks[ref].failure
+    assert failure is not None
+    assert failure.kind == "memory", failure
+    strict_toy.submit(retry_failed=True)
+    assert all_done(strict_toy.wait())
+    assert strict_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
 
 
 def test_elements_and_arrays_cancelled_from_outside_are_told_and_submitted_again(
     slurm_toy: Any, slurm: Any
 ) -> None:
     two_steps(slurm_toy)
-    flag = while_there(slurm_toy, "slow", "sleep 100")
+    flag = while_there(slurm_toy, "slow", "sleep 600")
     slurm_toy.submit()
-    wait_until_prior_is_alone(slurm_toy)
+    wait_until_prior_is_alone(slurm_toy, slurm)
     prior = f"{FIRST}/S3.Prior"
     # The whole second array while the first runs, one element of it done: nothing has failed.
     slurm.run("scancel", job_of(slurm_toy, f"{SECOND}/S3.Prior").partition("_")[0])
@@ -409,9 +387,7 @@ def test_split_arrays_of_simulations_that_share_their_spin_up_wait_element_by_el
     run["phases"][0].update(cycles=1, luc=1900)
     run["phases"][1].update(luc="yearly", segment_years=124)
     slurm_toy.write()
-    slow = '[ "$first" != 1900 ] || sleep 8\n'
-    slurm_toy.parameters("Prior", slow)
-    slurm_toy.parameters("Posterior", slow)
+    opened = gate(slurm_toy, '[ "$first" = 1900 ]', "Prior", "Posterior")
     result = slurm_toy.submit()
     jobs = {step: [j for j, s, _ in result.jobs if s == step] for _, step, _ in result.jobs}
     rows = {
@@ -427,6 +403,7 @@ def test_split_arrays_of_simulations_that_share_their_spin_up_wait_element_by_el
         (5, 6, 7): f"aftercorr:{spinup[0]}_*",
         (8,): f"afterok:{spinup[1]}",
     }
+    opened.touch()
     assert all_done(slurm_toy.wait())
     assert len(slurm_toy.ledger()) == 12
 
@@ -439,10 +416,10 @@ def test_what_failed_of_an_array_is_one_array_again_and_what_waited_for_it_is_re
     run["tiles"] = {"count": 4, "merge": "cat {inputs} > {output}"}
     run["command"] += " {tile}"
     two_steps(slurm_toy)
-    flag, gate = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
+    flag, opened = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
     flag.touch()
     fails = '[ "$first:$5" != 1901:%d ] || { [ ! -e "%s" ] || exit 3; %s; }\n'
-    closed = f'until [ -e "{gate}" ]; do sleep 0.2; done'
+    closed = f'until [ -e "{opened}" ]; do sleep 0.2; done'
     slurm_toy.parameters("Prior", fails % (2, flag, closed))
     slurm_toy.parameters("Posterior", fails % (1, flag, closed))
     _, result = api.submit(slurm_toy.experiment, only="run", say=slurm_toy.said.append)
@@ -458,7 +435,7 @@ def test_what_failed_of_an_array_is_one_array_again_and_what_waited_for_it_is_re
     assert [(step, n) for _, step, n in again.jobs] == [(FIRST, 2)]
     assert again.repaired == 2
     new = again.jobs[0][0]
-    assert slurm.run("squeue", "-h", "-r", "-j", new, "-o", "%K").split() == ["2", "5"]
+    assert set(slurm.run("squeue", "-h", "-r", "-j", new, "-o", "%K").split()) == {"2", "5"}
     # Both with one command: each element waits for its like.
     for element in (f"{second}_2", f"{second}_5"):
         assert slurm.dependency(element) == f"aftercorr:{new}_*(unfulfilled)"
@@ -469,7 +446,7 @@ def test_what_failed_of_an_array_is_one_array_again_and_what_waited_for_it_is_re
     assert [n for _, _, n in merges.jobs] == [1]
     assert slurm.dependency(f"{merge}_2") == f"afterok:{second}_*(unfulfilled)"
     assert slurm.dependency(merges.jobs[0][0]) == f"afterok:{second}_2(unfulfilled)"
-    gate.touch()
+    opened.touch()
     assert all_done(slurm_toy.wait())
     tasks = api.status(slurm_toy.run_dir).tasks
     assert {t.state for t in tasks.values() if t.step.kind == "merge"} == {"done"}
@@ -485,9 +462,9 @@ def test_a_packed_job_that_is_killed_is_resumed_as_one_and_nobody_else_is_harmed
     run["tiles"] = {"count": 3, "merge": "cat {inputs} > {output}"}
     run["command"] += " {tile}"
     two_steps(slurm_toy, pack=3)
-    flag, gate = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
+    flag, opened = slurm_toy.folder / "broken", slurm_toy.folder / "gate"
     flag.touch()
-    closed = f'until [ -e "{gate}" ]; do sleep 0.2; done'
+    closed = f'until [ -e "{opened}" ]; do sleep 0.2; done'
     slurm_toy.parameters(
         "Prior",
         f'if [ "$first:$5" = 1901:2 ]; then [ ! -e "{flag}" ] || exit 3;'
@@ -506,7 +483,7 @@ def test_a_packed_job_that_is_killed_is_resumed_as_one_and_nobody_else_is_harmed
     slurm.run("scancel", "--signal=KILL", "--full", element)
     states = slurm_toy.wait()
     assert [states[tile] for tile in tiles] == ["failed", "done", "failed"]
-    gate.touch()
+    opened.touch()
     again = slurm_toy.submit(retry_failed=True)
     assert [(step, n) for _, step, n in again.jobs] == [(FIRST, 2)]
     assert all_done(slurm_toy.wait())
@@ -522,8 +499,12 @@ def test_killing_resume_before_or_after_a_repair_runs_nothing_twice(
     two_steps(slurm_toy)
     flag = slurm_toy.folder / "broken"
     flag.touch()
-    slurm_toy.parameters("Prior", f'[ "$first" != 1901 ] || {{ sleep 4; [ ! -e "{flag}" ]; }}\n')
+    opened = gate(slurm_toy, f'[ "$first" = 1901 ] && [ -e "{flag}" ]', "Prior")
+    with (slurm_toy.folder / "prior.sh").open("a") as script:
+        script.write(f'[ "$first" != 1901 ] || [ ! -e "{flag}" ]\n')
+    # It fails when what waits for it is in the queue.
     slurm_toy.submit()
+    opened.touch()
     assert slurm_toy.wait()[f"{SECOND}/S3.Prior"] == "held"
     flag.unlink()
     killed = killed_at(
@@ -536,3 +517,55 @@ def test_killing_resume_before_or_after_a_repair_runs_nothing_twice(
     assert (result.jobs, result.repaired) == ([], 1)
     assert all_done(slurm_toy.wait())
     assert slurm_toy.ledger() == sorted([*TWO_STEPS, "prior 1901 1962 after 0"])
+
+
+@pytest.fixture(scope="module")
+def overdue(
+    strict_slurm: Any, toy_in: Any, slurm_site: dict[str, Any], tmp_path_factory: Any
+) -> Iterator[Any]:
+    """A toy on a Slurm of its own, submitted; its first segments run until Slurm ends them, at
+    the shortest limit that Slurm knows, a minute. One hears it (TERM), one is too far gone."""
+    toy = toy_in(tmp_path_factory.mktemp("overdue"), slurm_site)
+    toy.tree["retry"] = {"walltime": {"times": 1, "walltime": 2}}
+    two_steps(toy, walltime="00:01:00")
+    flag = toy.folder / "slow"
+    flag.touch()
+    deaf = "kill -STOP \"$(ps -o ppid= -p $PPID | tr -d ' ')\""
+    slow = f'[ "$first" != 1901 ] || [ ! -e "{flag}" ] || {{ %s; sleep 600; }}\n'
+    toy.parameters("Prior", slow % ":")
+    toy.parameters("Posterior", slow % deaf)
+    with strict_slurm.as_ours():
+        toy.submit()
+    yield toy
+    with strict_slurm.as_ours():
+        api.cancel(toy.run_dir, say=lambda _: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _begin_with_what_takes_longest(request: pytest.FixtureRequest) -> None:
+    """Submit the overdue jobs before the first test, so that their minute passes meanwhile."""
+    if any("overdue" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("overdue")
+
+
+def test_a_job_over_its_time_limit_is_classified_even_when_slurm_has_forgotten_it(
+    overdue: Any, strict_slurm: Any
+) -> None:
+    with strict_slurm.as_ours():
+        prior, posterior = f"{FIRST}/S3.Prior", f"{FIRST}/S3.Posterior"
+        wait_for(lambda: overdue.states()[posterior] == "failed")
+        wait_for(lambda: overdue.states()[prior] == "failed")
+        for forgotten in (False, True):
+            if forgotten:
+                strict_slurm.cancel_all()
+                strict_slurm.forget_jobs()
+            failures = [api.status(overdue.run_dir).tasks[r].failure for r in (prior, posterior)]
+            assert [f and f.kind for f in failures] == ["walltime", "walltime"], failures
+        (overdue.folder / "slow").unlink()
+        again = overdue.submit(retry_failed=True).jobs
+        assert [(step, n) for _, step, n in again] == [(FIRST, 2), (SECOND, 2)]
+        asked = strict_slurm.run("squeue", "-h", "-t", "all", "-o", "%l", "-j", again[0][0])
+        assert set(asked.split()) == {"2:00"}
+        assert all_done(overdue.wait())
+        again = ["prior 1901 1962 after 0", "posterior 1901 1962 after 0"]
+        assert overdue.ledger() == sorted([*TWO_STEPS, *again])
