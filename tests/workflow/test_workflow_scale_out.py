@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native_files import field, write_native
 from typer.testing import CliRunner
+from waiting import LIMIT_S, wait_for
 
 from callmip_global.benchmark import Product, run_benchmark
 from callmip_global.cli import scale_out as options
@@ -84,13 +85,6 @@ def site(scheduler: str = "slurm", **more: Any) -> dict[str, Any]:
 
 def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in folder.rglob("*") if p.is_file()}
-
-
-def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +186,15 @@ def test_a_store_is_the_same_to_the_byte_though_a_worker_and_a_job_are_killed(
         return {job for job, _ in held_units.under_way(marks)}
 
     def kill() -> None:
-        wait_for(lambda: len(jobs()) == 2)
-        (one, pid), (two, _) = sorted(held_units.under_way(marks))
-        os.kill(pid, signal.SIGKILL)
-        slurm.run("scancel", two)
-        # Another process in the job of the first, another job in place of the second.
-        wait_for(lambda: {j for j, p in held_units.under_way(marks) if p != pid} > {one, two})
-        (marks / "open").touch()
+        try:
+            wait_for(lambda: len(jobs()) == 2)
+            (one, pid), (two, _) = sorted(held_units.under_way(marks))
+            os.kill(pid, signal.SIGKILL)
+            slurm.run("scancel", two)
+            # Another process in the job of the first, another job in place of the second.
+            wait_for(lambda: {j for j, p in held_units.under_way(marks) if p != pid} > {one, two})
+        finally:
+            (marks / "open").touch()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -282,13 +278,15 @@ def test_an_ingest_on_slurm_gives_the_stores_and_the_report_of_one_process(
 
 
 DRIVER = """
-import sys, json
+import json, signal, sys
 from pathlib import Path
 import held_units
 from callmip_global.workflow import scale_out
 site, resources, folder = json.loads(sys.argv[1])
 folder = Path(folder)
 (folder / "marks").mkdir()
+# What a shell starts in the background has its Ctrl-C ignored, and so have its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with scale_out.cluster_map(
     site, resources, workers=1, folder=folder / "dask", name="held", say=print
 ) as task_map:
@@ -328,37 +326,51 @@ def test_no_worker_outlives_its_driver_however_that_ends(
         if number == signal.SIGKILL:
             # Its worker ends when it is done with its unit, or half a minute later.
             (marks / "open").touch()
-    ended = {number: driver.wait(30) for number, driver in drivers.items()}
+    ended = {number: driver.wait(LIMIT_S) for number, driver in drivers.items()}
     assert ended == {number: -number for number in drivers} | {signal.SIGTERM: 143}
     # Slurm cancels two of them; the third one's worker notices that its driver is gone.
-    slurm.wait_idle(60)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+    slurm.wait_idle()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
-NO_WORKERS: dict[str, tuple[dict[str, Any], str]] = {
-    "refused": ({"queue": "nosuch"}, "invalid partition"),
+NO_WORKERS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "refused": ({"queue": "nosuch"}, "", "invalid partition"),
     "they end at once": (
         {"site": {"shell_setup": "echo 'no such module: dask' >&2; exit 1"}},
+        "",
         "all of them ended: no such module: dask.",
     ),
     "the queue is full": (
         {"directives": ["--begin=now+3hours"]},
-        "no worker came within 0 minutes: the queue is full (PENDING (BeginTime)).",
+        "PENDING BeginTime",
+        "no worker came within 30 minutes: the queue is full (PENDING (BeginTime)).",
     ),
     "the driver is out of reach": (
-        {"site": {"shell_setup": "sleep 60"}},
-        "no worker came within 0 minutes: jobs run, but do not reach tls://127.0.0.1:",
+        {"site": {"shell_setup": "sleep 900"}},
+        "RUNNING None",
+        "no worker came within 30 minutes: jobs run, but do not reach tls://127.0.0.1:",
     ),
 }
+"""What is asked for; the state of both jobs after which half an hour passes; what is said."""
 
 
 @pytest.mark.parametrize("case", NO_WORKERS)
 def test_no_workers_is_one_line_that_says_why_and_where_the_logs_are(
-    case: str, slurm: Any, tmp_path: Path
+    case: str, slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes, words = NO_WORKERS[case]
+    changes, state, words = NO_WORKERS[case]
     changes = dict(changes)
     given = site(**changes.pop("site", {}))
+    passed = 0.0
+
+    def clock() -> float:
+        nonlocal passed
+        found = slurm.run("squeue", "-h", "-o", "%T %r").splitlines() if state else []
+        if found == [state, state]:
+            passed = scale_out.PATIENCE_S
+        return time.monotonic() + passed
+
+    monkeypatch.setattr(scale_out, "time", SimpleNamespace(monotonic=clock))
     with (
         pytest.raises(scale_out.WorkersError) as error,
         scale_out.cluster_map(
@@ -368,7 +380,6 @@ def test_no_workers_is_one_line_that_says_why_and_where_the_logs_are(
             folder=tmp_path / "dask",
             name="regrid",
             say=lambda _: None,
-            patience_s=4,
         ) as task_map,
     ):
         list(task_map(held_units.square, 1, range(4)))
@@ -434,7 +445,7 @@ def test_workers_are_jobs_of_a_pbs(played_pbs: Path, tmp_path: Path) -> None:
     assert squares_on_pbs(tmp_path / "dask") == [1 + i * i for i in range(20)]
     assert (played_pbs / "last").read_text().strip() == "2"
     pids = [int(p.read_text()) for p in played_pbs.glob("*.pid")]
-    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 20)
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
 
 
 @pytest.mark.pbs
@@ -448,10 +459,12 @@ def test_workers_are_jobs_of_a_real_pbs_and_one_that_is_deleted_is_replaced(
         return {job for job, _ in held_units.under_way(marks)}
 
     def delete() -> None:
-        wait_for(lambda: len(jobs()) == 2)
-        subprocess.run(["qdel", min(jobs())], check=True)
-        wait_for(lambda: len(jobs()) == 3)
-        (marks / "open").touch()
+        try:
+            wait_for(lambda: len(jobs()) == 2)
+            subprocess.run(["qdel", min(jobs())], check=True)
+            wait_for(lambda: len(jobs()) == 3)
+        finally:
+            (marks / "open").touch()
 
     deleter = threading.Thread(target=delete)
     deleter.start()
@@ -468,7 +481,7 @@ def test_workers_are_jobs_of_a_real_pbs_and_one_that_is_deleted_is_replaced(
     deleter.join()
     assert any("it is replaced" in text for text in said), said
     pids = [pid for _, pid in held_units.under_way(marks)]
-    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 20)
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
 
 
 # --- worker processes on this machine ---
