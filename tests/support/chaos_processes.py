@@ -32,7 +32,7 @@ HEARTBEAT_S: Final = 20.0
 ALL: Final = 1_000_000_000
 """As many effects as there are: to the end."""
 
-_STUCK_S = 20.0
+_STUCK_S = 300.0
 _EVENTS = {
     "open": "write",
     "os.rename": "rename",

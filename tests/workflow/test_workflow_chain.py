@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from callmip_global.errors import SchedulerError, UsageError
 from callmip_global.workflow import api
@@ -174,7 +176,7 @@ def test_an_intent_that_never_reached_the_scheduler_is_submitted_anew(
 def test_a_scheduler_that_does_not_answer_changes_nothing(
     toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy.parameters("Prior", "sleep 30\n")
+    toy.parameters("Prior", "sleep 600\n")
     toy.submit()
     before = (toy.run_dir / "journal.jsonl").read_bytes()
 
@@ -198,10 +200,7 @@ def test_cancel_stops_everything_and_submit_begins_where_it_was(toy: Any, calls:
     toy.parameters("Prior", script)
     toy.parameters("Posterior", script)
     toy.submit()
-    deadline = time.monotonic() + 60
-    while sum(line.split()[1] == "1901" for line in toy.ledger()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: sum(line.split()[1] == "1901" for line in toy.ledger()) == 2)
     assert api.cancel(toy.run_dir) == 2
     assert set(toy.wait().values()) == {"done", "cancelled"}
     flag.unlink()
@@ -227,17 +226,19 @@ def processes_of(folder: Path) -> list[int]:
 def test_killing_everything_at_once_and_resuming_repeats_no_finished_segment(
     toy: Any, calls: list[str]
 ) -> None:
-    slow = '[ "$first" != 1901 ] || sleep 3\n'
+    flag = toy.folder / "wait"
+    flag.touch()
+    slow = f'while [ -e "{flag}" ] && [ "$first" = 1901 ]; do sleep 0.1; done\n'
     toy.parameters("Prior", slow)
     toy.parameters("Posterior", slow)
     toy.submit()
-    deadline = time.monotonic() + 60
-    while sum(line.split()[1] == "1901" for line in toy.ledger()) < 2:
-        assert time.monotonic() < deadline
+    wait_for(lambda: sum(line.split()[1] == "1901" for line in toy.ledger()) == 2)
+    while alive := processes_of(toy.folder):
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-    for pid in processes_of(toy.folder):
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(0.2)
+    flag.unlink()
     states = toy.states()
     assert states["run-spinup-c02/S3.Prior"] == "done"
     assert states["run-historical-1901-1962/S3.Prior"] == "failed"
@@ -306,11 +307,14 @@ def test_submission_stops_at_the_queue_limit_and_goes_on_later(
     make_toy: Callable[..., Any], local_site: dict[str, Any], calls: list[str]
 ) -> None:
     toy = make_toy({**local_site, "max_queued": 4})
+    flag = toy.folder / "wait"
+    flag.touch()
     for stage in ("Prior", "Posterior"):
-        toy.parameters(stage, "sleep 3\n")
+        toy.parameters(stage, f'while [ -e "{flag}" ]; do sleep 0.1; done\n')
     result = toy.submit()
     assert "max_queued of the site file (4)" in result.stopped
     assert sum(n for _, _, n in result.jobs) == 4
+    flag.unlink()
     toy.wait()
     assert toy.submit().stopped == ""
     assert all_done(toy.wait())

@@ -8,12 +8,11 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from callmip_global.workflow import api
 
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.pbs
 
 def all_done(states: dict[str, str]) -> bool:
     return set(states.values()) == {"done"}
-
-
-def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.3)
 
 
 single_jobs_and_arrays = pytest.mark.parametrize(

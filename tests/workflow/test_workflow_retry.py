@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 import yaml
+from waiting import wait_for
 
 from callmip_global.jobs.scheduler import JobSpec, Submission
 from callmip_global.jobs.slurm import Slurm
@@ -192,10 +192,7 @@ def test_after_a_walltime_failure_a_segment_is_run_in_pieces_that_are_kept(toy: 
     folder = state.run.task_dir(last) / marker["attempt"]
     assert (folder / "restart_out" / "years.txt").read_text() == "126\n"
     # They are removed after the result was published.
-    deadline = time.monotonic() + 30
-    while (state.run.task_dir(last) / "pieces").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not (state.run.task_dir(last) / "pieces").exists())
 
 
 def test_every_piece_has_the_restart_files_of_older_phases(toy: Any) -> None:
