@@ -494,7 +494,11 @@ def _bounds(ds: xr.Dataset, where: str, name: str, size: int, axis: str) -> Arra
     usual = [f"{name}_bnds", f"{name}_bounds", f"bounds_{name}", f"{name}_bnd"]
     for candidate in ([str(named)] if named else []) + usual:
         if candidate in ds.variables:
-            values = np.asarray(ds[candidate].values, dtype=np.float64)
+            told = ds[candidate]
+            others = [dim for dim in told.dims if dim not in coordinate.dims]
+            if set(coordinate.dims) < set(told.dims):
+                told = told.transpose(*others[:-1], *coordinate.dims, others[-1])
+            values = np.asarray(told.values, dtype=np.float64)
             # Tools that join files along time repeat the bounds with it.
             while values.ndim > coordinate.ndim + 1 and np.all(values == values[:1]):
                 values = values[0]
@@ -589,6 +593,8 @@ def _regular(values: Array, turn: float) -> Array | None:
     for one, divisor in ((round(turn), 16 * max(1, round(turn / step))), (1, 100_000)):
         unit = one / divisor
         count = max(1, 16 if one > 1 else round(step / unit))
+        if one == 1 and round(turn / step) == values.size != turn * divisor / count:
+            continue  # Steps of few digits that would not meet behind the whole turn.
         first = round(float(np.median(values - numbers * count * unit)) / unit)
         exact: Array = (first + numbers * count) * float(one) / divisor
         distance = float(np.abs(exact - values).max())

@@ -294,7 +294,9 @@ def test_bounds_beyond_the_poles_are_clipped() -> None:
 def test_bounds_that_were_repeated_along_time_are_bounds() -> None:
     bounds = np.repeat(WHOLE_CLM.lat_bnds[None], 3, axis=0)
     ds = dataset(WHOLE_CLM.lat, WHOLE_CLM.lon, lat_bnds=(("time", "lat", "b"), bounds))
-    assert grid_of(ds, "joined.nc").edge_model == "bounds"
+    source = grid_of(ds, "joined.nc")
+    assert source.edge_model == "bounds"
+    assert grid_of(ds.isel(time=0).transpose("b", "lon", "lat"), "turned.nc") == source
     bounds[1] += 0.1
     ds = dataset(WHOLE_CLM.lat, WHOLE_CLM.lon, lat_bnds=(("time", "lat", "b"), bounds))
     with pytest.raises(DataError, match=r"lat_bnds: found shape \(3, 192, 2\)"):

@@ -45,3 +45,16 @@ def pole_centred(n_lat: int, n_lon: int) -> Grid:
     inner = 0.5 * (centres[:-1] + centres[1:])
     lon_edges = (np.arange(n_lon + 1) - 0.5) * 360.0 / n_lon
     return Grid("poles", np.concatenate([[-90.0], inner, [90.0]]), lon_edges, centres)
+
+
+def fields(grid: Grid, seed: int, steps: int = 2) -> np.ndarray:
+    """(steps, nlat, nlon) float64 in [0, 10), a third of it missing."""
+    rng = np.random.default_rng(seed)
+    values = 10.0 * rng.random((steps, *grid.shape))
+    values[rng.random(values.shape) < 0.33] = np.nan
+    return values
+
+
+def integral(grid: Grid, values: np.ndarray, fraction: np.ndarray | float) -> np.ndarray:
+    """(...) integral over each map [units of values x m2], NaN counted as nothing."""
+    return np.nansum(values * fraction * grid.cell_area, axis=(-2, -1))
