@@ -407,7 +407,7 @@ def _rows(
         exact = 180.0 / count
         place = (levels + 90.0) / exact - first
         if np.abs(place - np.round(place)).max() * exact <= _SNAP_DEGREES:
-            points: Array = -90.0 + exact * (first + np.arange(size))
+            points = np.asarray(-90.0 + exact * (first + np.arange(size)), dtype=np.float64)
             return _Axis(points, np.round(place).astype(np.int64)[which], exact)
     gaussian = _gaussian_rows(where, name, levels, step)
     if gaussian is not None:
@@ -473,7 +473,7 @@ def _columns(lon: Array, stated: float | None, number: Index | None = None) -> _
     low = -180.0 if lon.min() < -_SNAP_DEGREES else 0.0
     offset = float(np.mod(phase - low, exact))
     offset = 0.0 if exact - offset < 1e-9 else offset
-    points: Array = low + offset + exact * np.arange(count)
+    points = np.asarray(low + offset + exact * np.arange(count), dtype=np.float64)
     index = np.mod(np.round((levels - points[0]) / exact).astype(np.int64), count)
     return _Axis(points, index[which], exact, closed=True)
 
@@ -498,7 +498,7 @@ def _run(levels: Array, which: Index, step: float) -> _Axis | None:
     step = float((levels[-1] - levels[0]) / place[-1])
     if np.abs(levels - levels[0] - place * step).max() > _SNAP_DEGREES:
         return None
-    points: Array = levels[0] + step * np.arange(place[-1] + 1)
+    points = np.asarray(levels[0] + step * np.arange(place[-1] + 1), dtype=np.float64)
     return _Axis(points, place[which], step)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from callmip_global.errors import Problem, UsageError
 from callmip_global.grid import EARTH_RADIUS_M, Grid
+from callmip_global.regrid.compiled import compiled
 from callmip_global.regrid.mesh import Mesh
 from callmip_global.regrid.weights import CellWeights, cell_weights
 
@@ -46,17 +47,15 @@ def nearest_weights(
         raise UsageError(Problem("max_distance_km", found=repr(max_distance_km), wanted="above 0"))
     points = _vectors(*_centres(source))
     places = _vectors(*_centres(target))
-    tree = cKDTree(points)
     if max_distance_km is None:
-        spacing = _spacing(tree, points)
+        spacing = _spacing(points)
         reach = np.maximum(_half_diagonals(target), _REACH * spacing)
         limit = f"{_km(_REACH * spacing):.4g} km or half a target cell"
     else:
         reach = np.full(len(places), max_distance_km * 1e3 / EARTH_RADIUS_M)
         limit = f"{max_distance_km:g} km"
-    chord = 2.0 * np.sin(0.5 * np.minimum(reach, np.pi))
-    far, found = _first_nearest(tree, places)
-    into = np.flatnonzero(far <= chord + _TIE)
+    found = _first_nearest(points, places, 2.0 * np.sin(0.5 * np.minimum(reach, np.pi)))
+    into = np.flatnonzero(found >= 0)
     weights = cell_weights(
         found[into],
         into,
@@ -69,26 +68,72 @@ def nearest_weights(
     return replace(weights, method=method, tolerance=math.inf)
 
 
-def _first_nearest(tree: cKDTree, places: Array) -> tuple[Array, Index]:
-    """(m,) distance (chord) of the nearest point to each place, and the first point that near."""
-    if tree.n == 1:
-        far, found = tree.query(places)
-        return far, np.asarray(found, dtype=np.int64)
-    near, numbers = tree.query(places, k=2)
-    found = np.asarray(numbers[:, 0], dtype=np.int64)
-    tied = np.flatnonzero(near[:, 1] - near[:, 0] <= _TIE)
-    if tied.size:
-        lists = tree.query_ball_point(places[tied], near[tied, 0] + _TIE, return_sorted=False)
-        found[tied] = [min(one) for one in lists]
-    return near[:, 0], found
+def _first_nearest(points: Array, places: Array, limit: Array) -> Index:
+    """(m,) first of the points that are nearest to each place, -1 where none is within ``limit``.
+
+    points, places : (n, 3), (m, 3) unit vectors;  limit : (m,) chord of the unit sphere
+    """
+    order = np.argsort(points[:, 2], kind="stable")
+    ascending = np.ascontiguousarray(points[order])
+    starts = np.searchsorted(ascending[:, 2], places[:, 2])
+    found, far = np.empty(len(places), dtype=np.int64), np.empty(len(places))
+    _nearest_kernel(ascending, order, places, starts, limit, False, found, far)
+    return found
 
 
-def _spacing(tree: cKDTree, points: Array) -> float:
-    """Median angle [rad] between each centre and the nearest other one; 0 for a single one."""
-    if tree.n == 1:
+def _spacing(points: Array) -> float:
+    """Median angle [rad] between each point and the nearest other one; 0 for a single one."""
+    if len(points) == 1:
         return 0.0
-    near = tree.query(points, k=2)[0][:, 1]
-    return float(2.0 * np.arcsin(np.minimum(0.5 * np.median(near), 1.0)))
+    ascending = np.ascontiguousarray(points[np.argsort(points[:, 2], kind="stable")])
+    n = len(points)
+    # Fewer than half of n points can be this far from all others: discs round them would not fit
+    # on the sphere. So the median is known without looking farther.
+    limit = np.full(n, min(6.0 / np.sqrt(n), 2.0))
+    found, far = np.empty(n, dtype=np.int64), np.empty(n)
+    own = np.arange(n)
+    _nearest_kernel(ascending, own, ascending, own, limit, True, found, far)
+    return float(2.0 * np.arcsin(min(0.5 * float(np.median(far)), 1.0)))
+
+
+@compiled
+def _chord(a: Any, i: int, b: Any, j: int) -> float:
+    x, y, z = a[i, 0] - b[j, 0], a[i, 1] - b[j, 1], a[i, 2] - b[j, 2]
+    return float(np.sqrt(x * x + y * y + z * z))
+
+
+@compiled
+def _nearest_kernel(
+    points: Any, names: Any, places: Any, starts: Any, limits: Any, same: bool, found: Any, far: Any
+) -> None:
+    """The nearest of ``points``, which ascend in z, to each place; of equally near ones the first.
+
+    names : number of each point;  starts : first point that is not below each place
+    limits, far : chords;  same : the places are the points, and do not count for themselves
+    found : -1 where no point is within the limit
+    A chord is no shorter than its difference in z, so the search ends a chord above and below.
+    """
+    for m in range(places.shape[0]):
+        best = limits[m] + _TIE
+        near = -1
+        for step in (1, -1):
+            k = starts[m] + min(step, 0)
+            while 0 <= k < points.shape[0] and abs(points[k, 2] - places[m, 2]) <= best:
+                chord = _chord(points, k, places, m)
+                if chord <= best and not (same and k == m):
+                    best, near = chord, k
+                k += step
+        far[m] = best
+        found[m] = -1
+        if near >= 0:
+            first = names[near]
+            for step in (1, -1):
+                k = starts[m] + min(step, 0)
+                while 0 <= k < points.shape[0] and abs(points[k, 2] - places[m, 2]) <= best + _TIE:
+                    if _chord(points, k, places, m) <= best + _TIE and not (same and k == m):
+                        first = min(first, names[k])
+                    k += step
+            found[m] = first
 
 
 def _half_diagonals(grid: Grid) -> Array:
