@@ -10,51 +10,198 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.regrid.compiled import compiled
-from callmip_global.regrid.weights import AnyWeights, CellWeights
+from callmip_global.regrid.weights import AnyWeights, CellWeights, Weights
+
+# Separable weights act along latitude first, whole source rows at a time, then along longitude. The
+# sums of both kernels, of a mask that changes and of one that does not, are the same in the same
+# order; what is missing adds nothing.
+
+
+@compiled
+def _add_row(
+    values: NDArray[Any],
+    fraction: NDArray[Any],
+    whole: bool,
+    t: int,
+    row: Any,
+    weight: float,
+    num: NDArray[np.float64],
+) -> None:
+    """Add weight x fraction x value of every number in a source row."""
+    f = t if fraction.shape[0] > 1 else 0
+    if whole:
+        for i in range(values.shape[2]):
+            x = values[t, row, i]
+            num[i] += weight * np.float64(x) if x == x else 0.0
+    else:
+        for i in range(values.shape[2]):
+            x = values[t, row, i]
+            w = weight * fraction[f, row, i]
+            num[i] += w * np.float64(x) if x == x else 0.0
+
+
+@compiled
+def _add_row_and_weight(
+    values: NDArray[Any],
+    fraction: NDArray[Any],
+    whole: bool,
+    t: int,
+    row: Any,
+    weight: float,
+    num: NDArray[np.float64],
+    den: NDArray[np.float64],
+) -> None:
+    """``_add_row``, and the weights themselves."""
+    f = t if fraction.shape[0] > 1 else 0
+    if whole:
+        for i in range(values.shape[2]):
+            x = values[t, row, i]
+            num[i] += weight * np.float64(x) if x == x else 0.0
+            den[i] += weight if x == x else 0.0
+    else:
+        for i in range(values.shape[2]):
+            x = values[t, row, i]
+            w = weight * fraction[f, row, i]
+            num[i] += w * np.float64(x) if x == x else 0.0
+            den[i] += w if x == x else 0.0
+
+
+@compiled
+def _along(
+    num: NDArray[np.float64],
+    first: Any,
+    last: Any,
+    slots: NDArray[np.uint32],
+    weights: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """Sums along longitude of the target cells first:last of a row."""
+    if slots.shape[0] == 2:
+        for i in range(first, last):
+            total[i] = weights[0, i] * num[slots[0, i]] + weights[1, i] * num[slots[1, i]]
+        return
+    for i in range(first, last):
+        total[i] = weights[0, i] * num[slots[0, i]]
+    for k in range(1, slots.shape[0]):
+        for i in range(first, last):
+            total[i] += weights[k, i] * num[slots[k, i]]
+
+
+@compiled
+def _along_pairs(
+    num: NDArray[np.float64],
+    pairs: NDArray[np.uint64],
+    weights: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """``_along`` where every target cell has two source cells, and runs of cells runs of pairs."""
+    for r in range(pairs.shape[0]):
+        into, source = pairs[r, 0], pairs[r, 2]
+        for i in range(pairs[r, 1]):
+            j = source + i + i
+            total[into + i] = (
+                weights[0, into + i] * num[j] + weights[1, into + i] * num[j + np.uint64(1)]
+            )
 
 
 @compiled
 def _mean_kernel(
     values: NDArray[Any],
-    fraction: NDArray[np.float64],
-    lat_indptr: NDArray[np.int64],
-    lat_indices: NDArray[np.int64],
+    fraction: NDArray[Any],
+    whole: bool,
+    lat_indptr: NDArray[np.uint64],
+    lat_indices: NDArray[np.uint64],
     lat_values: NDArray[np.float64],
-    lon_indptr: NDArray[np.int64],
-    lon_indices: NDArray[np.int64],
+    again: NDArray[np.bool_],
+    slots: NDArray[np.uint32],
     lon_values: NDArray[np.float64],
+    pairs: NDArray[np.uint64],
     out: NDArray[Any],
-    covered: NDArray[np.float64],
+    covered: NDArray[Any],
+    cap: float,
 ) -> None:
+    n_lon = out.shape[2]
+    num, den = np.zeros(values.shape[2] + 1), np.zeros(values.shape[2] + 1)
+    total, weight = np.zeros(n_lon), np.zeros(n_lon)
     for t in range(values.shape[0]):
-        f = t if fraction.shape[0] > 1 else 0
         for j in range(out.shape[1]):
-            for i in range(out.shape[2]):
-                total = 0.0
-                weight = 0.0
-                for a in range(lat_indptr[j], lat_indptr[j + 1]):
-                    jj = lat_indices[a]
-                    for b in range(lon_indptr[i], lon_indptr[i + 1]):
-                        ii = lon_indices[b]
-                        x = values[t, jj, ii]
-                        if not np.isnan(x):
-                            w = lat_values[a] * lon_values[b] * fraction[f, jj, ii]
-                            total += w * x
-                            weight += w
-                # Overlaps add up to 1 only to rounding; what is written must not exceed the cell.
-                covered[t, j, i] = min(weight, 1.0)
-                out[t, j, i] = total / weight if weight > 0.0 else np.nan
+            if again[j]:
+                for i in range(n_lon):
+                    out[t, j, i] = out[t, j - 1, i]
+                    covered[t, j, i] = covered[t, j - 1, i]
+                continue
+            num[:] = 0.0
+            den[:] = 0.0
+            for a in range(lat_indptr[j], lat_indptr[j + 1]):
+                _add_row_and_weight(
+                    values, fraction, whole, t, lat_indices[a], lat_values[a], num, den
+                )
+            if pairs.shape[0] > 0:
+                _along_pairs(num, pairs, lon_values, total)
+                _along_pairs(den, pairs, lon_values, weight)
+            else:
+                _along(num, 0, n_lon, slots, lon_values, total)
+                _along(den, 0, n_lon, slots, lon_values, weight)
+            for i in range(n_lon):
+                w = weight[i]
+                covered[t, j, i] = min(w, cap)
+                mean = np.divide(total[i], w)
+                out[t, j, i] = mean if w > 0.0 else np.nan
+
+
+@compiled
+def _fixed_mean_kernel(
+    values: NDArray[Any],
+    fraction: NDArray[np.float64],
+    whole: bool,
+    lat_indptr: NDArray[np.uint64],
+    lat_indices: NDArray[np.uint64],
+    lat_values: NDArray[np.float64],
+    again: NDArray[np.bool_],
+    slots: NDArray[np.uint32],
+    lon_values: NDArray[np.float64],
+    pairs: NDArray[np.uint64],
+    runs: NDArray[np.uint64],
+    run_indptr: NDArray[np.uint64],
+    sums: NDArray[np.float64],
+    out: NDArray[Any],
+) -> None:
+    n_lon = out.shape[2]
+    num, total = np.zeros(values.shape[2] + 1), np.zeros(n_lon)
+    for t in range(values.shape[0]):
+        for j in range(out.shape[1]):
+            if again[j]:
+                for i in range(n_lon):
+                    out[t, j, i] = out[t, j - 1, i]
+                continue
+            if run_indptr[j] == run_indptr[j + 1]:
+                for i in range(n_lon):
+                    out[t, j, i] = np.nan
+                continue
+            num[:] = 0.0
+            for a in range(lat_indptr[j], lat_indptr[j + 1]):
+                _add_row(values, fraction, whole, t, lat_indices[a], lat_values[a], num)
+            if pairs.shape[0] > 0:
+                _along_pairs(num, pairs, lon_values, total)
+            else:
+                for r in range(run_indptr[j], run_indptr[j + 1]):
+                    _along(num, runs[r, 0], runs[r, 1], slots, lon_values, total)
+            for i in range(n_lon):
+                w = sums[j, i]
+                mean = np.divide(total[i], w)
+                out[t, j, i] = mean if w > 0.0 else np.nan
 
 
 @compiled
 def _cell_mean_kernel(
     values: NDArray[Any],
-    fraction: NDArray[np.float64],
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int64],
+    fraction: NDArray[Any],
+    indptr: NDArray[np.uint64],
+    indices: NDArray[np.uint64],
     weights: NDArray[np.float64],
     out: NDArray[Any],
-    covered: NDArray[np.float64],
+    covered: NDArray[Any],
+    cap: float,
 ) -> None:
     for t in range(values.shape[0]):
         f = t if fraction.shape[0] > 1 else 0
@@ -63,12 +210,31 @@ def _cell_mean_kernel(
             weight = 0.0
             for a in range(indptr[k], indptr[k + 1]):
                 x = values[t, indices[a]]
-                if not np.isnan(x):
+                if x == x:
                     w = weights[a] * fraction[f, indices[a]]
                     total += w * x
                     weight += w
-            covered[t, k] = min(weight, 1.0)
+            covered[t, k] = min(weight, cap)
             out[t, k] = total / weight if weight > 0.0 else np.nan
+
+
+@compiled
+def _fixed_cell_mean_kernel(
+    values: NDArray[Any],
+    rows: NDArray[np.uint32],
+    indptr: NDArray[np.uint32],
+    indices: NDArray[np.uint32],
+    weights: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    out: NDArray[Any],
+) -> None:
+    for t in range(values.shape[0]):
+        out[t, :] = np.nan
+        for r in range(rows.size):
+            total = 0.0
+            for a in range(indptr[r], indptr[r + 1]):
+                total += weights[a] * values[t, indices[a]]
+            out[t, rows[r]] = total / sums[r]
 
 
 # Sums over a map run in this many lanes, cell k in lane k % _LANES: the same additions in the same
@@ -313,27 +479,70 @@ def _maps(
     )
 
 
-@compiled
-def _fixed_kernel(
-    values: NDArray[Any],
-    rows: NDArray[np.uint32],
-    indptr: NDArray[np.uint32],
-    indices: NDArray[np.uint32],
-    weights: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    out: NDArray[Any],
-) -> None:
-    for t in range(values.shape[0]):
-        out[t, :] = np.nan
-        for r in range(rows.size):
-            total = 0.0
-            for a in range(indptr[r], indptr[r + 1]):
-                total += weights[a] * values[t, indices[a]]
-            out[t, rows[r]] = total / sums[r]
+@dataclass(frozen=True)
+class _Axes:
+    """Separable weights as the kernels take them.
+
+    again : (nlat,) whether a target row has the very weights of the row before it
+    slots, lon_values : (k, nlon) source columns and weights of each target column, k the most that
+        one has; the others are filled up with weight 0 of a column behind the last, which is 0
+    pairs : (m, 3) runs of target columns that have two source columns each, one pair after the
+        other: first target column, length, first source column; none where runs are short
+    """
+
+    lat_indptr: NDArray[np.uint64]
+    lat_indices: NDArray[np.uint64]
+    lat_values: NDArray[np.float64]
+    again: NDArray[np.bool_]
+    slots: NDArray[np.uint32]
+    lon_values: NDArray[np.float64]
+    pairs: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, weights: Weights) -> _Axes:
+        lat, lon = weights.lat, weights.lon
+        again = np.zeros(lat.n_target, dtype=np.bool_)
+        for j in range(1, lat.n_target):
+            one, two = slice(*lat.indptr[j - 1 : j + 1]), slice(*lat.indptr[j : j + 2])
+            again[j] = np.array_equal(lat.indices[one], lat.indices[two]) and np.array_equal(
+                lat.values[one], lat.values[two]
+            )
+        counts = np.diff(lon.indptr)
+        columns = np.repeat(np.arange(lon.n_target), counts)
+        place = np.arange(columns.size) - lon.indptr[columns]
+        most = max(1, int(counts.max(initial=1)))
+        slots = np.full((most, lon.n_target), lon.n_source, dtype=np.uint32)
+        values = np.zeros((most, lon.n_target))
+        slots[place, columns] = lon.indices
+        values[place, columns] = lon.values
+        return cls(
+            lat.indptr.astype(np.uint64),
+            lat.indices.astype(np.uint64),
+            lat.values,
+            again,
+            slots,
+            values,
+            _pairs(slots, counts),
+        )
+
+
+_SHORT = 16
+
+
+def _pairs(slots: NDArray[np.uint32], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
+    none = np.empty((0, 3), dtype=np.uint64)
+    if not np.all(counts == 2):
+        return none
+    one, two = slots.astype(np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(one) != 2]))
+    if np.any(two != one + 1) or starts.size * _SHORT > counts.size:
+        return none
+    lengths = np.diff(np.append(starts, counts.size))
+    return np.stack([starts, lengths, one[starts]], axis=1).astype(np.uint64)
 
 
 class FixedMean:
-    """``masked_mean`` for maps whose valid cells and weight never change: the same numbers, faster.
+    """``masked_mean`` for maps whose valid cells and weight never change: the same bits, faster.
 
     covered : (nlat, nlon) float64 on the target grid, the part of each cell the values speak for
     """
@@ -344,50 +553,123 @@ class FixedMean:
         """Weights for values that are numbers exactly where ``valid``.
 
         valid : (nlat, nlon) on the source grid (the rows and columns of a mesh)
-        weight : (nlat, nlon) in [0, 1]: the part of each source cell the values speak for
-        ValueError on shapes that do not fit.
+        weight : (nlat, nlon) in [0, 1]: the part of each source cell the values speak for; what
+            it says of cells that are not valid does not matter
+        ValueError on shapes that do not fit, and on weights outside [0, 1] or NaN.
         """
         if not valid.shape == weight.shape == weights.source_shape:
             raise ValueError(
                 f"valid is {valid.shape}, weight {weight.shape}, "
                 f"the weights take {weights.source_shape}"
             )
+        part = np.where(valid, weight, 0.0)
+        if not _within(part.reshape(-1)):
+            raise ValueError("weight must lie within [0, 1], without NaN, where values are valid")
         self.source_shape = weights.source_shape
         self.target_shape = weights.target_shape
-        matrix = _one_matrix(weights)
-        part = np.where(valid, weight, 0.0).reshape(-1)
-        rows = np.repeat(np.arange(matrix.indptr.size - 1), np.diff(matrix.indptr))
-        values = matrix.values * part[matrix.indices]
-        n_target = matrix.indptr.size - 1
-        sums = np.bincount(rows, weights=values, minlength=n_target).astype(np.float64)
-        keep = (values != 0.0) & (sums[rows] > 0.0)
-        counts = np.bincount(rows[keep], minlength=n_target)
-        some = np.flatnonzero(counts)
-        self._rows = some.astype(np.uint32)
-        self._indptr = np.concatenate([[0], np.cumsum(counts[some])]).astype(np.uint32)
-        self._indices = matrix.indices[keep].astype(np.uint32)
-        self._values = values[keep]
-        self._sums = sums[some]
-        self.covered: NDArray[np.float64] = np.minimum(sums, 1.0).reshape(self.target_shape)
+        # The kernel for masks that change adds up the weights, so that its sums are these.
+        sums = np.empty((1, *weights.target_shape))
+        nothing = np.where(valid, np.float32(0.0), np.float32(np.nan))[None]
+        unused = np.empty(sums.shape, dtype=np.float32)
+        whole = bool(np.all(part[valid] == 1.0))
+        _apply(weights, nothing, part[None], whole, unused, sums, np.inf)
+        self.covered: NDArray[np.float64] = np.minimum(sums[0], 1.0)
+        self._means = (
+            _FixedCells.of(weights, part, sums[0])
+            if isinstance(weights, CellWeights)
+            else _FixedAxes(_Axes.of(weights), part[None], whole, *_runs(sums[0] > 0.0), sums[0])
+        )
 
     def mean(self, values: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(..., nlat, nlon) means on the target grid, in the type of ``values``.
 
         values : (..., nlat, nlon) float32 or float64, numbers exactly in the valid cells
-        out : where to write them, contiguous; else made here
+        out : where to write them, contiguous, not ``values`` itself; else made here
         """
         flat, result = _check(values, out, self.source_shape, self.target_shape)
-        steps = flat.shape[0]
-        _fixed_kernel(
-            flat.reshape(steps, -1),
-            self._rows,
-            self._indptr,
-            self._indices,
-            self._values,
-            self._sums,
-            result.reshape(steps, -1),
-        )
+        self._means.fill(flat, result.reshape(-1, *self.target_shape))
         return result
+
+
+@dataclass(frozen=True)
+class _FixedAxes:
+    axes: _Axes
+    fraction: NDArray[np.float64]
+    whole: bool
+    runs: NDArray[np.uint64]
+    run_indptr: NDArray[np.uint64]
+    sums: NDArray[np.float64]
+
+    def fill(self, values: NDArray[Any], out: NDArray[Any]) -> None:
+        axes = self.axes
+        _fixed_mean_kernel(
+            values,
+            self.fraction,
+            self.whole,
+            axes.lat_indptr,
+            axes.lat_indices,
+            axes.lat_values,
+            axes.again,
+            axes.slots,
+            axes.lon_values,
+            axes.pairs,
+            self.runs,
+            self.run_indptr,
+            self.sums,
+            out,
+        )
+
+
+def _runs(valid: NDArray[np.bool_]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """(m, 2) first and last column (exclusive) of the runs of valid cells; where rows begin."""
+    edges = np.diff(np.pad(valid, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, firsts = np.nonzero(edges == 1)
+    lasts = np.nonzero(edges == -1)[1]
+    counts = np.bincount(rows, minlength=valid.shape[0])
+    return (
+        np.stack([firsts, lasts], axis=1).astype(np.uint64),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64),
+    )
+
+
+@dataclass(frozen=True)
+class _FixedCells:
+    """The rows of a matrix that have valid cells, and of these the entries that count."""
+
+    rows: NDArray[np.uint32]
+    indptr: NDArray[np.uint32]
+    indices: NDArray[np.uint32]
+    values: NDArray[np.float64]
+    sums: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, weights: CellWeights, part: NDArray[np.float64], sums: NDArray[np.float64]
+    ) -> _FixedCells:
+        rows = np.repeat(np.arange(sums.size), np.diff(weights.indptr))
+        values = weights.values * part.reshape(-1)[weights.indices]
+        keep = (values != 0.0) & (sums.reshape(-1)[rows] > 0.0)
+        counts = np.bincount(rows[keep], minlength=sums.size)
+        some = np.flatnonzero(counts)
+        return cls(
+            some.astype(np.uint32),
+            np.concatenate([[0], np.cumsum(counts[some])]).astype(np.uint32),
+            weights.indices[keep].astype(np.uint32),
+            values[keep],
+            sums.reshape(-1)[some],
+        )
+
+    def fill(self, values: NDArray[Any], out: NDArray[Any]) -> None:
+        steps = values.shape[0]
+        _fixed_cell_mean_kernel(
+            values.reshape(steps, -1),
+            self.rows,
+            self.indptr,
+            self.indices,
+            self.values,
+            self.sums,
+            out.reshape(steps, -1),
+        )
 
 
 def _one_matrix(weights: AnyWeights) -> CellWeights:
@@ -453,43 +735,76 @@ def masked_mean(
     17, 415-430). ValueError on shapes or types that do not fit.
     """
     flat, means = _check(values, out, weights.source_shape, weights.target_shape)
-    if fraction is None:
-        fraction = np.ones(weights.source_shape)
-    if fraction.shape not in (weights.source_shape, values.shape) or not np.all(
-        (fraction >= 0) & (fraction <= 1)
-    ):
-        raise ValueError("fraction must fit the source, within [0, 1], without NaN")
     if covered is None:
         covered = np.empty(means.shape, dtype=np.float64)
     elif covered.shape != means.shape or not covered.flags.c_contiguous:
         raise ValueError(f"covered must be contiguous {means.shape}")
-    by_map = (-1, *weights.target_shape)
-    part = np.ascontiguousarray(fraction, dtype=np.float64).reshape(-1, *weights.source_shape)
-    if isinstance(weights, CellWeights):
-        steps = flat.shape[0]
-        _cell_mean_kernel(
-            flat.reshape(steps, -1),
-            part.reshape(part.shape[0], -1),
-            weights.indptr,
-            weights.indices,
-            weights.values,
-            means.reshape(steps, -1),
-            covered.reshape(steps, -1),
-        )
+    if fraction is None:
+        part = np.ones((1, *weights.source_shape))
     else:
-        _mean_kernel(
-            flat,
-            part,
-            weights.lat.indptr,
-            weights.lat.indices,
-            weights.lat.values,
-            weights.lon.indptr,
-            weights.lon.indices,
-            weights.lon.values,
-            means.reshape(by_map),
-            covered.reshape(by_map),
-        )
+        if fraction.dtype not in (np.float32, np.float64):
+            fraction = fraction.astype(np.float64)
+        part = np.ascontiguousarray(fraction)
+        if fraction.shape not in (weights.source_shape, values.shape) or not _within(
+            part.reshape(-1)
+        ):
+            raise ValueError("fraction must fit the source, within [0, 1], without NaN")
+        part = part.reshape(-1, *weights.source_shape)
+    by_map = (-1, *weights.target_shape)
+    # Overlaps add up to 1 only to rounding; what is written must not exceed the cell.
+    _apply(
+        weights, flat, part, fraction is None, means.reshape(by_map), covered.reshape(by_map), 1.0
+    )
     return means, covered
+
+
+def _apply(
+    weights: AnyWeights,
+    values: NDArray[Any],
+    fraction: NDArray[Any],
+    whole: bool,
+    out: NDArray[Any],
+    covered: NDArray[Any],
+    cap: float,
+) -> None:
+    """``masked_mean`` of (n, nlat, nlon) maps; ``whole``: every fraction is 1."""
+    if isinstance(weights, CellWeights):
+        _cell_mean_kernel(
+            values.reshape(values.shape[0], -1),
+            fraction.reshape(fraction.shape[0], -1),
+            weights.indptr.view(np.uint64),
+            weights.indices.view(np.uint64),
+            weights.values,
+            out.reshape(out.shape[0], -1),
+            covered.reshape(out.shape[0], -1),
+            cap,
+        )
+        return
+    axes = _Axes.of(weights)
+    _mean_kernel(
+        values,
+        fraction,
+        whole,
+        axes.lat_indptr,
+        axes.lat_indices,
+        axes.lat_values,
+        axes.again,
+        axes.slots,
+        axes.lon_values,
+        axes.pairs,
+        out,
+        covered,
+        cap,
+    )
+
+
+@compiled
+def _within(fraction: NDArray[Any]) -> bool:
+    outside = np.uint32(0)
+    for i in range(fraction.size):
+        x = fraction[i]
+        outside = np.uint32(outside + np.uint32(not (x >= 0.0 and x <= 1.0)))
+    return bool(outside == np.uint32(0))
 
 
 def covered_fraction(weights: AnyWeights, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
