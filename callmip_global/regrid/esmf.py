@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.grid import EdgeModel, Grid
 from callmip_global.regrid.mesh import Mesh
+from callmip_global.regrid.weightfiles import triples
 from callmip_global.regrid.weights import (
     METHOD,
     AnyWeights,
@@ -38,9 +39,12 @@ Method = Literal["conservative", "bilinear", "nearest_s2d", "patch"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-# Between cells that share nothing, overlaps up to this part of the smaller one are slivers. A cell
-# 1 degree wide makes slivers of 1e-3, one of 10 degrees of 1e-2; what is larger is no sliver.
-_SLIVER = 1e-2
+# Slivers, and the drift that great circles cause, as parts of a cell: 1e-3 and 5e-5 where cells are
+# 1 degree wide, 1e-2 and 1e-3 where they are 5 degrees wide. More says that cells are lost.
+_LARGEST_ERROR = 2e-2
+
+# Fitting ends long before (after 25 rounds from N96 to 1 degree), unless it cannot succeed.
+_ROUNDS = 1000
 
 # Corners of neighbours this near to each other [radii of the Earth] (0.6 mm) are one node.
 _SAME_NODE = 1e-10
@@ -58,19 +62,20 @@ def esmf_weights(
     Made from the cells alone, without a mask, for the cells' own edges (never guessed ones), and
     for "conservative" normalised by the whole area of the target cell.
 
-    Slivers: where the two cells share nothing by their own edges, a weight of less than 1e-2 of the
-    smaller cell is dropped, and what it carried is given to the source cell's other targets, in
-    proportion. So a target cell has a value where it has one with our own weights, and each source
-    cell still carries what ESMF made it carry.
+    Slivers, the weights between cells that by their own edges share nothing, are dropped (our own
+    engine knows which). What is left is fitted to the cells' true areas, rows and columns by turns
+    (Deming and Stephan 1940, Ann. Math. Stat. 11, 427-444), until every target cell is as covered
+    as it truly is and no source cell's integral drifts by more than ESMF let it. So a target cell
+    has a value where it has one with our own weights, and the same covered fraction.
 
     ``tolerance`` is found from the weights: the largest part of its area that a source cell gains
-    or loses on the way, and the largest excess of a row sum over 1, which is cut off when weights
-    are applied. It is infinite for the other methods, which conserve nothing; row sums are then no
-    areas. "patch" has negative weights, which near missing values make values of any size.
+    or loses on the way (1e-4 for cells of 1 degree: great circles again). It is infinite for the
+    other methods, which conserve nothing and whose row sums are no areas. "patch" has negative
+    weights, which near missing values make values of any size.
 
     ``edge_model`` says where the source's edges come from and is only recorded.
-    UsageError where xESMF or ESMPy is missing; DataError where ESMF, or our own engine, refuses the
-    cells, or they have no corners.
+    UsageError where xESMF or ESMPy is missing. DataError where ESMF, or our own engine, refuses the
+    cells, where they have no corners, or where a sliver or the drift is over 2e-2 of a cell.
     """
     if method not in get_args(Method):
         raise UsageError(
@@ -92,14 +97,10 @@ def esmf_weights(
     own = conservative_weights(source, target) if conservative else None
     rows, cells, values = _computed(esmpy, xesmf, source, target, method)
     version = f"xESMF {xesmf.__version__} on ESMF {esmpy.__version__}"
-    text = f"{METHOD}, great circles between corners" if conservative else f"{method} of ESMF"
-    tolerance = math.inf
+    text, tolerance = f"{method} of ESMF", math.inf
     if own is not None:
-        area = target.cell_area.ravel()
-        cells_area = source.cell_area.ravel()
-        values = _without_slivers(own, rows, cells, values, area, cells_area)
-        rows, cells, values = rows[values > 0], cells[values > 0], values[values > 0]
-        tolerance = _tolerance(rows, cells, values, area, cells_area, target.is_global)
+        text = f"{METHOD}, great circles between corners, fitted to the cells' areas"
+        rows, cells, values, tolerance = _fitted(own, rows, cells, values, source, target)
     weights = cell_weights(cells, rows, values, source=source, target=target, edge_model=edge_model)
     return replace(weights, engine=ENGINE, version=version, method=text, tolerance=tolerance)
 
@@ -223,52 +224,53 @@ def _pairs(lon: Array, lat: Array) -> Array:
     return np.stack([lon, lat], axis=-1).ravel()
 
 
-def _without_slivers(
-    own: AnyWeights,
-    rows: Index,
-    cells: Index,
-    values: Array,
-    target_area: Array,
-    source_area: Array,
-) -> Array:
-    """The weights, slivers as 0, and what these carried given to the cell's other targets."""
-    carried = values * target_area[rows]
-    small = carried < _SLIVER * np.minimum(target_area[rows], source_area[cells])
-    kept = np.where(small & ~_overlapping(own, rows, cells), 0.0, carried)
-    n = source_area.size
-    before = np.bincount(cells, weights=carried, minlength=n)
-    after = np.bincount(cells, weights=kept, minlength=n)
-    scale = np.divide(before, after, out=np.ones(n), where=after > 0.0)
-    result: Array = kept * scale[cells] / target_area[rows]
-    return result
+def _fitted(
+    own: AnyWeights, rows: Index, cells: Index, values: Array, source: Grid | Mesh, target: Grid
+) -> tuple[Index, Index, Array, float]:
+    """The weights without slivers, fitted to the areas that truly overlap, and their tolerance."""
+    area, size = target.cell_area.ravel(), source.cell_area.ravel()
+    true_rows, true_cells, true_values = triples(own)
+    covered = np.bincount(true_rows, weights=true_values, minlength=area.size)
+    carried = np.bincount(true_cells, weights=true_values * area[true_rows], minlength=size.size)
+
+    def carried_by(weights: Array) -> Array:
+        sums = np.bincount(cells, weights=weights * area[rows], minlength=size.size)
+        return np.asarray(sums, dtype=np.float64)
+
+    def drift_of(carried_now: Array) -> float:
+        return _largest_share(np.abs(carried_now - carried), size)
+
+    touching = np.isin(rows * size.size + cells, true_rows * size.size + true_cells)
+    overlaps = np.where(touching, 0.0, values * area[rows])
+    error = _largest_share(overlaps, np.minimum(area[rows], size[cells]))
+    enough = 1.001 * drift_of(carried_by(values))
+    kept = touching & (values > 0.0)
+    rows, cells, values = rows[kept], cells[kept], values[kept]
+    drift = 1.0
+    for _ in range(_ROUNDS):
+        sums = np.bincount(rows, weights=values, minlength=area.size)
+        values = values * (covered[rows] / sums[rows])
+        now = carried_by(values)
+        drift = drift_of(now)
+        if drift <= enough:
+            break
+        values = values * (carried[cells] / now[cells])
+    reached = np.bincount(rows, weights=values, minlength=area.size)
+    error = max(error, drift, float(np.max(np.abs(covered - reached))))
+    if error > _LARGEST_ERROR:
+        raise DataError(
+            Problem(
+                "engine xesmf",
+                "weights",
+                f"weights of ESMF that are off by {100 * error:.2g} % of a cell",
+                f"at most {100 * _LARGEST_ERROR:g} %",
+                "Cells are too large for great circles, or ESMF left some out: --engine native",
+            )
+        )
+    return rows, cells, values, drift
 
 
-def _overlapping(own: AnyWeights, rows: Index, cells: Index) -> NDArray[np.bool_]:
-    """Whether target and source cell of each pair share an area by their own edges."""
-    if isinstance(own, CellWeights):
-        n = own.source_shape[0] * own.source_shape[1]
-        into = np.repeat(np.arange(own.indptr.size - 1), np.diff(own.indptr))
-        return np.isin(rows * n + cells, into * n + own.indices)
-    j, i = np.divmod(rows, own.target_shape[1])
-    jj, ii = np.divmod(cells, own.source_shape[1])
-    result: NDArray[np.bool_] = (own.lat.dense()[j, jj] > 0.0) & (own.lon.dense()[i, ii] > 0.0)
-    return result
-
-
-def _tolerance(
-    rows: Index,
-    cells: Index,
-    values: Array,
-    target_area: Array,
-    source_area: Array,
-    whole: bool,
-) -> float:
-    """Largest relative drift of the integral of any field, with any mask.
-
-    Unless the target is the ``whole`` globe, cells at its border may well carry less.
-    """
-    carried = np.bincount(cells, weights=values * target_area[rows], minlength=source_area.size)
-    drift = np.divide(carried, source_area, out=np.ones_like(carried), where=source_area > 0) - 1.0
-    lost = np.max(np.abs(drift) if whole else drift, initial=0.0)
-    coverage = np.bincount(rows, weights=values, minlength=target_area.size)
-    return float(lost + max(coverage.max(initial=0.0) - 1.0, 0.0))
+def _largest_share(parts: Array, whole: Array) -> float:
+    """The largest part of its cell, cells without an area left out."""
+    shares = np.divide(parts, whole, out=np.zeros_like(parts), where=whole > 0.0)
+    return float(np.max(shares, initial=0.0))

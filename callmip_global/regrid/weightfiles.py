@@ -178,7 +178,7 @@ def _check_area(where: str, weights: CellWeights, source: Grid | Mesh, target: G
 
     With our own areas: files have been seen whose areas are those of what was carried.
     """
-    rows, cells, values = _triples(weights)
+    rows, cells, values = triples(weights)
     area = source.cell_area.ravel()
     carried = np.bincount(cells, values * target.cell_area.ravel()[rows], minlength=area.size)
     excess = carried - area
@@ -276,7 +276,7 @@ def write_weights(
     (DataError).
     """
     weights.check(source.grid, target)
-    rows, cells, values = _triples(weights)
+    rows, cells, values = triples(weights)
     place = _file_order(source)
     cells = place[cells]
     order = np.lexsort((cells, rows))
@@ -346,7 +346,7 @@ def write_weights(
     ds.to_netcdf(path, format="NETCDF3_64BIT", encoding=encoding)
 
 
-def _triples(weights: AnyWeights) -> tuple[Index, Index, Array]:
+def triples(weights: AnyWeights) -> tuple[Index, Index, Array]:
     """Target cell, source cell and value of every weight."""
     if isinstance(weights, CellWeights):
         rows = np.repeat(np.arange(weights.indptr.size - 1), np.diff(weights.indptr))

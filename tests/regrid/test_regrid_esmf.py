@@ -51,7 +51,7 @@ CASES: dict[str, tuple[Grid | Mesh, Grid]] = {
     "0.5 to 1 degree": (standard_grid("0.5deg"), ONE),
     "N96 to 1 degree": (N96, ONE),
     "cubed sphere to 1 degree": (mesh_of(cubed_sphere(90)), ONE),
-    "1 to 0.5 degree": (ONE, standard_grid("0.5deg")),
+    "2 to 1 degree": (TWO, ONE),
     "Gaussian": (gaussian(64, 128), TWO),
     "rows centred on the poles": (pole_centred(73, 96), TWO),
     "none south of 60 S": (LAND, TWO),
@@ -104,8 +104,7 @@ def test_a_smooth_field_is_that_of_our_own_weights(case: str) -> None:
     off = np.nansum(np.abs(theirs - ours) * area) / np.nansum(np.abs(ours) * area)
     assert off < 1e-4
     # Row by row too, at both poles: a global mean would hide them.
-    rows = np.nanmean(np.abs(theirs - ours)[0], axis=1)[[0, 1, -2, -1]]
-    assert np.nanmax(rows) < 1e-3
+    assert np.nanmax(np.abs(theirs - ours)[0, [0, 1, -2, -1]]) < 1e-3
 
 
 @with_esmf
@@ -123,14 +122,15 @@ def test_a_target_cell_has_a_value_where_it_has_one_with_our_own_weights(case: s
 def test_integrals_drift_by_no_more_than_the_weights_say(case: str) -> None:
     source, target = CASES[case]
     weights = made(case)
-    assert 0.0 < weights.tolerance < 1e-3
+    assert weights.tolerance < 6e-4
     noise = np.random.default_rng(7).random((1, *source.shape))
-    pole = np.where(places(source)[0] > np.deg2rad(88.0), 1.0, np.nan)[None]
+    lat = places(source)[0]
+    pole = np.where(lat > lat.max() - 0.02, 1.0, np.nan)[None]
     for values in (smooth(source), continents(source), noise, pole):
         out, covered = masked_mean(weights, values)
         before = np.nansum(values * source.cell_area)
         after = np.nansum(out * covered * target.cell_area)
-        assert abs(after / before - 1.0) <= weights.tolerance
+        assert abs(after / before - 1.0) <= weights.tolerance + 1e-12
 
 
 @with_esmf
@@ -140,11 +140,11 @@ def test_a_constant_stays_and_the_coverage_is_that_of_our_own_weights(case: str)
     out, covered = masked_mean(made(case), np.full((1, *source.shape), 3.5))
     np.testing.assert_allclose(out[covered > 0], 3.5, rtol=1e-12)
     ours = conservative_weights(source, target).coverage()
-    np.testing.assert_allclose(made(case).coverage(), ours, atol=1e-3)
+    np.testing.assert_allclose(made(case).coverage(), ours, rtol=1e-12)
 
 
 @with_esmf
-def test_slivers_over_a_parallel_are_cut_off_and_conserved() -> None:
+def test_slivers_over_a_parallel_are_cut_off_and_nothing_is_lost() -> None:
     import xesmf
 
     source = Grid("s", np.array([58.0, 59.0, 60.0, 61.0]), np.array([0.0, 0.5, 1.0]))
@@ -164,9 +164,10 @@ def test_slivers_over_a_parallel_are_cut_off_and_conserved() -> None:
     cut = np.zeros(raw.shape)
     cut[np.repeat(np.arange(3), np.diff(weights.indptr)), weights.indices] = weights.values
     np.testing.assert_array_equal(cut > 0, np.kron(np.eye(3), np.ones(2)) > 0)
-    area = target.cell_area.ravel()
-    np.testing.assert_allclose(area @ cut, area @ raw, rtol=1e-14)
-    np.testing.assert_allclose(cut[cut > 0], 0.5, atol=1e-3)
+    # Each cell lies whole in one target cell, and is half of it.
+    np.testing.assert_allclose(cut[cut > 0], 0.5, rtol=1e-12)
+    np.testing.assert_allclose(target.cell_area.ravel() @ cut, source.cell_area.ravel(), rtol=1e-12)
+    assert weights.tolerance < 1e-12
 
 
 @with_esmf
