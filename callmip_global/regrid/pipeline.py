@@ -8,11 +8,10 @@ that every global integral is what it was.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -22,9 +21,25 @@ from callmip_global import __version__
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import text_hash
 from callmip_global.grid import Grid
-from callmip_global.parallel import TaskMap, in_threads, run_units
-from callmip_global.regrid.apply import covered_fraction, integrals, masked_mean
+from callmip_global.parallel import TaskMap, in_threads
+from callmip_global.regrid.annual import Annual
+from callmip_global.regrid.apply import covered_fraction
+from callmip_global.regrid.engines import check_engine, make_weights
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
+from callmip_global.regrid.shards import (
+    Kind,
+    Progress,
+    Remap,
+    Work,
+    check_missing,
+    drift,
+    fill_shards,
+    fill_years,
+    has_years,
+    remaps,
+    series,
+    summary,
+)
 from callmip_global.regrid.weightfiles import read_weights
 from callmip_global.regrid.weights import AnyWeights, conservative_weights
 from callmip_global.store import (
@@ -41,18 +56,14 @@ from callmip_global.store import (
     store_attributes,
     store_digest,
     store_info,
-    unmasked_fill,
 )
 from callmip_global.timeaxis import Frequency, decode_months, decode_years
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, float], None]
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-11}
 """Largest relative drift of a global integral that is let through, by the type of the data."""
 
-_BLOCK_BYTES = 64 * 1024**2
-_BLOCK_STEPS = 60
 # Fractions nearer than this are the same but for rounding.
 _SAME = 1e-12
 
@@ -88,54 +99,56 @@ def regrid_dataset(
     """
     inputs = inputs_of(ds, where, land_fraction)
     weights = conservative_weights(inputs.source.grid, grid, edge_model=inputs.source.edge_model)
+    ways = remaps(weights, inputs, grid)
     out: dict[str, Any] = {}
-    fractions: dict[str, _Fraction] = {}
-    whole = slice(0, max(field.size for field in inputs.fields))
+    changing: dict[str, Any] = {}
+    static: dict[str, Array] = {}
     for field in inputs.fields:
-        values, covered = _regridded(weights, field, whole, where)
-        leading = covered.reshape(-1, *grid.shape)
-        static = bool(np.all(leading == leading[:1]))
-        out[field.name] = (field.dims, values, _measured(field.attributes))
-        fractions[field.name] = _Fraction(
-            ("lat", "lon") if static else field.dims, leading[0] if static else covered
-        )
-    for name, fraction in _named(fractions).items():
-        out[name] = (fraction.dims, fraction.values, _fraction_attributes(name))
+        remap = ways[field.name]
+        values = field.read(slice(0, field.size))
+        maps = np.ascontiguousarray(values).reshape(-1, *values.shape[-2:])
+        weight = remap.weight_of(field, slice(0, field.size), maps.shape)
+        seen = remap.before(maps, weight)
+        check_missing(maps, seen, where, field.name)
+        result, covered = remap.apply(maps, weight, seen.same)
+        shape = (*values.shape[:-2], *grid.shape)
+        out[field.name] = (field.dims, result.reshape(shape), _measured(field.attributes))
+        if covered is not None:
+            changing[field.name] = (field.dims, covered.reshape(shape))
+        elif remap.covered is not None:
+            static[field.name] = remap.covered
+    for name, fraction in _named(static, len(inputs.fields)).items():
+        out[name] = (("lat", "lon"), fraction, _fraction_attributes(name))
+    for name, (dims, fraction) in changing.items():
+        own = _fraction_name(name, len(inputs.fields))
+        out[own] = (dims, fraction, _fraction_attributes(own))
     if inputs.land is not None:
         out["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
     coords: dict[Any, Any] = {**grid_variables(grid), **inputs.passed_on.variables}
     return xr.Dataset(out, coords=coords, attrs=dict(ds.attrs))
 
 
-@dataclass(frozen=True)
-class _Fraction:
-    """A covered fraction: (nlat, nlon) when it never changes, else computed with the data."""
-
-    dims: tuple[str, ...]
-    values: Array | None
-    dtype: Literal["float32", "float64"] = "float64"
-
-    @property
-    def static(self) -> bool:
-        return self.values is not None and self.values.ndim == 2
-
-    def same_as(self, other: _Fraction) -> bool:
-        if self.values is None or other.values is None:
-            return False
-        return self.dims == other.dims and bool(np.all(np.abs(self.values - other.values) <= _SAME))
+def _fraction_name(name: str, variables: int) -> str:
+    """Where the covered fraction of a variable goes when it changes with time."""
+    return "valid_fraction" if variables == 1 else f"valid_fraction_{name}"
 
 
-def _named(fractions: Mapping[str, _Fraction]) -> dict[str, _Fraction]:
-    """``valid_fraction`` is what most variables have; the others get one with their name."""
-    common = max(
-        fractions.values(), key=lambda one: sum(one.same_as(f) for f in fractions.values())
-    )
+def _named(fractions: Mapping[str, Array], variables: int) -> dict[str, Array]:
+    """Static fractions by the name they get: ``valid_fraction`` is what most variables have, the
+    others get one with their own name."""
+    if not fractions:
+        return {}
+    common = max(fractions.values(), key=lambda one: sum(_same(one, f) for f in fractions.values()))
     own = {
-        f"valid_fraction_{name}": fraction
+        _fraction_name(name, variables): fraction
         for name, fraction in fractions.items()
-        if fraction is not common and not fraction.same_as(common)
+        if not _same(fraction, common)
     }
     return {"valid_fraction": common, **own}
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a is b or bool(np.all(np.abs(a - b) <= _SAME))
 
 
 def _measured(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,23 +162,6 @@ def _fraction_attributes(name: str) -> dict[str, str]:
         "units": "1",
         "cell_measures": "area: areacella",
     }
-
-
-def _regridded(
-    weights: AnyWeights, field: Field, region: slice, where: str
-) -> tuple[NDArray[Any], Array]:
-    values = field.read(region)
-    _check_missing(values, where, field.name)
-    return masked_mean(weights, values, field.read_weight(region))
-
-
-def _check_missing(values: NDArray[Any], where: str, name: str) -> None:
-    """DataError where a fill value would be averaged as if it were a number."""
-    fill = unmasked_fill(values)
-    if fill is not None:
-        remedy = f"Name it first: ncatted -a _FillValue,{name},o,f,{fill:g} FILE"
-        found = f"{fill:g}, which no attribute calls missing"
-        raise DataError(Problem(where, name, found, "missing values that the file names", remedy))
 
 
 # --- to stores --------------------------------------------------------------------------------
@@ -185,7 +181,8 @@ def regrid_store(
     Variables per land area are weighted with the store's ``sftlf``, the others with the area that
     is valid; ``sftlf`` is carried over, ``areacella`` is the target's. Where the values of a
     variable speak for another part of the cell than ``sftlf`` says, that part is written beside it
-    as ``valid_fraction_<name>``.
+    as ``valid_fraction_<name>``. The group ``conservation`` of each group has the global integral
+    of every variable and time step, before and after.
 
     Resumable: killed at any moment and called again it goes on, and the result is the same.
     ``task_map``: where the units run, each of them one shard of one variable.
@@ -200,35 +197,30 @@ def regrid_store(
         )
     kept = {k: v for k, v in info.attributes.items() if k not in ("provenance", "title")}
     attributes = store_attributes(name, kept, info.frequencies)
-    inputs: dict[str, tuple[Inputs, AnyWeights]] = {}
+    inputs: dict[str, Inputs] = {}
+    ways: dict[str, dict[str, Remap]] = {}
     templates: dict[str, Template] = {}
-    fractions: dict[str, dict[str, _Fraction]] = {}
+    fractions: dict[str, dict[str, str]] = {}
+    lands: dict[str, Array] = {}
     for frequency in info.frequencies:
         ds = open_store(native, frequency)
         group = inputs_of(ds, f"{native} {frequency}")
         if group.land is None:
             raise DataError(Problem(str(native), "sftlf", "none", "a land fraction in every store"))
         weights = conservative_weights(group.source.grid, grid, edge_model=group.source.edge_model)
-        land = covered_fraction(weights, group.land)
+        lands[frequency] = covered_fraction(weights, group.land)
         axis = (decode_months if frequency == "mon" else decode_years)(ds, str(native))
-        found = _fractions(weights, group, task_map)
-        by_land = {field.name for field in group.fields if field.weighting == "land fraction"}
-        as_sftlf = _Fraction(("lat", "lon"), land)
-        own = {
-            f"valid_fraction_{key}": fraction
-            for key, fraction in found.items()
-            if key not in by_land or not fraction.same_as(as_sftlf)
-        }
+        fractions[frequency] = {f.name: f"valid_fraction_{f.name}" for f in group.fields}
         template = protocol_template(
             grid=grid,
             axis=axis,
             variables={field.name: field.attributes for field in group.fields},
-            land_fraction=land,
+            land_fraction=lands[frequency],
             attributes=attributes,
         )
-        inputs[frequency] = (group, weights)
-        fractions[frequency] = found
-        templates[frequency] = _with_fractions(template, own)
+        inputs[frequency] = group
+        ways[frequency] = remaps(weights, group, grid)
+        templates[frequency] = _with_fractions(template, group.fields, fractions[frequency])
     identity = {
         "what": "regrid_store",
         "version": __version__,
@@ -236,20 +228,30 @@ def regrid_store(
         "target": grid.digest,
     }
     writer = create_store(out, templates, fingerprint=identity, attributes=attributes)
-    report = _fill(_Work(writer, inputs, fractions, grid), progress, task_map)
+    work = Work(writer, inputs, ways, fractions, grid)
+    fill_shards(work, progress, task_map)
+    for each, given in inputs.items():
+        by_land = {field.name for field in given.fields if field.weighting == "land fraction"}
+        static = {
+            fractions[each][key]: fraction
+            for key, fraction in _static(work, each).items()
+            if key not in by_land or not _same(fraction, lands[each])
+        }
+        _put_fractions(writer, each, static)
+    report = _report(work)
     _check(str(native), report)
-    first = inputs[info.frequencies[0]][1]
+    weights = ways[info.frequencies[0]][inputs[info.frequencies[0]].fields[0].name].weights
     provenance = {
         **info.provenance,
         "regrid": {
-            **first.provenance(),
+            **weights.provenance(),
             "source_store": native.name,
             "target_grid": grid.name,
             "conservation": report,
         },
     }
     writer.publish({"provenance": json.dumps(provenance, sort_keys=True)})
-    return {"weights": dict(first.provenance()), "conservation": report}
+    return {"weights": dict(weights.provenance()), "conservation": report}
 
 
 def _frequency(text: str | None) -> Frequency | None:
@@ -267,70 +269,93 @@ def regrid_files(
     out: Path,
     frequency: str | None = None,
     weight_file: Path | None = None,
+    engine: str = "auto",
+    method: str = "conservative",
+    kinds: Mapping[str, Kind] | None = None,
+    min_fraction: float = 0.0,
+    annual: bool = False,
     progress: Progress = _silent,
     task_map: TaskMap = in_threads,
 ) -> dict[str, Any]:
     """Any CF files or stores on a standard grid, as one flat store.
 
-    Variables at the root under their own names, ``valid_fraction`` beside them; several files are
-    joined along time. Types, attributes, time axis and further dimensions stay as they are.
-    ``weight_file``: conservative weights of another tool instead of our own (``read_weights``).
-    ``task_map`` as for ``regrid_store``.
-    Returns a report as ``regrid_store`` does (frequency ""), with what was left out.
-    UsageError when ``out`` is something other than a store; otherwise the errors of
-    ``open_inputs``.
+    Variables at the root under their own names, ``valid_fraction`` beside them, and a group
+    ``conservation`` with the global integrals before and after; several files are joined along
+    time. Types, attributes, time axis and further dimensions stay as they are.
+
+    weight_file : conservative weights of another tool instead of our own (``read_weights``)
+    engine, method : whose weights, and which, where there is no file (``engines.make_weights``)
+    kinds : variable -> intensive, extensive or categorical, over what its attributes say
+        (``kind_of``). Amounts per cell are shared out by area, so that their sum is kept; of
+        classes a cell gets the one with the largest area.
+    min_fraction : cells of which less than this part (0 to 1) is valid become missing; the report
+        then has what is left of the integral, too
+    annual : also annual means of monthly variables, weighted by days, each byte of the input still
+        read once. The store then has groups ``mon`` and ``yr`` in place of a flat root.
+    task_map : as for ``regrid_store``
+
+    Returns a report as ``regrid_store`` does (frequency "" for a flat store), with what was left
+    out. UsageError when ``out`` is something other than a store, for a variable in ``kinds`` that
+    is not there, and for ``min_fraction`` outside [0, 1]; DataError for ``annual`` without months
+    or a whole year; otherwise the errors of ``open_inputs``.
     """
     if out.exists() and not is_store(out):
         raise UsageError(
             Problem(str(out), found="something that is no store", wanted="a new path, or a store")
         )
-    inputs = open_inputs(paths, _frequency(frequency), corners=weight_file is None)
+    if not 0.0 <= min_fraction <= 1.0:
+        raise UsageError(Problem("--min-fraction", found=str(min_fraction), wanted="0 to 1"))
+    whose, how = check_engine(engine, method)
+    corners = weight_file is None and how == "conservative"
+    inputs = open_inputs(paths, _frequency(frequency), corners=corners)
+    _check_kinds(kinds or {}, inputs)
     weights: AnyWeights
     if weight_file is None:
-        source = inputs.source
-        weights = conservative_weights(source.grid, grid, edge_model=source.edge_model)
+        source, edges = inputs.source, inputs.source.edge_model
+        weights = make_weights(source.grid, grid, engine=whose, method=how, edge_model=edges)
     else:
         weights, source = read_weights(weight_file, inputs.source, grid)
         inputs = replace(inputs, source=source)
-    found = _fractions(weights, inputs, task_map)
-    # Text coordinates have no settled form in Zarr v3.
-    numbers = {k: v for k, v in inputs.passed_on.variables.items() if v.dtype.kind in "iuf"}
-    coordinates = xr.Dataset(
-        coords={**grid_variables(grid), **numbers},
-        attrs={
-            **{k: v for k, v in inputs.attributes.items() if k not in _OF_THE_SOURCE},
-            "Conventions": "CF-1.8",
-        },
-    )
-    for field in inputs.fields:
-        # Levels without a coordinate are numbered: a store knows the sizes by its coordinates.
-        sizes = field.parts[0].sizes
-        lost = [dim for dim in field.dims if dim in sizes and dim not in coordinates.sizes]
-        coordinates = coordinates.assign_coords({dim: np.arange(sizes[dim]) for dim in lost})
-    if inputs.land is not None:
-        coordinates["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
+    ways = remaps(weights, inputs, grid, kinds, min_fraction)
+    years = _annual(inputs, ways) if annual else None
+    group = "mon" if years is not None else ""
+    names = {f.name: _fraction_name(f.name, len(inputs.fields)) for f in inputs.fields}
     arrays = {
         field.name: ArraySpec(field.dims, _measured(field.attributes), field.dtype)
         for field in inputs.fields
     }
-    named = _named(found)
-    template = _with_fractions(Template(coordinates, arrays), named)
+    coordinates = _coordinates(inputs, grid, weights)
+    templates = {group: _with_fractions(Template(coordinates, arrays), inputs.fields, names)}
+    if years is not None:
+        timed = [field for field in inputs.fields if has_years(field, ways[field.name])]
+        template = Template(_yearly(coordinates, years), {f.name: arrays[f.name] for f in timed})
+        templates["yr"] = _with_fractions(template, timed, names)
     identity = {
         "what": "regrid_files",
         "version": __version__,
         "sources": [[str(p.resolve()), _file_identity(p)] for p in paths],
         "target": grid.digest,
-        **({"weights": _file_identity(weight_file)} if weight_file is not None else {}),
+        "weights": [*weights.provenance().values()],
+        "weight file": None if weight_file is None else _file_identity(weight_file),
+        "kinds": {name: way.kind for name, way in ways.items()},
+        "min_fraction": min_fraction,
     }
-    writer = create_store(out, {"": template}, fingerprint=identity)
-    work = _Work(writer, {"": (inputs, weights)}, {"": found}, grid)
-    report = _fill(work, progress, task_map)
+    writer = create_store(out, templates, fingerprint=identity, attributes=coordinates.attrs)
+    work = Work(writer, {group: inputs}, {group: ways}, {group: names}, grid, years)
+    fill_shards(work, progress, task_map)
+    static = _named(_static(work, group), len(inputs.fields))
+    _put_fractions(writer, group, static)
+    if years is not None:
+        fill_years(work, "mon", "yr")
+        _put_fractions(writer, "yr", static)
+    report = _report(work)
     _check(", ".join(str(path) for path in paths[:3]), report, weights.tolerance)
     provenance = {
         "regrid": {
             **weights.provenance(),
             "sources": [path.name for path in paths],
             "target_grid": grid.name,
+            "min_fraction": min_fraction,
             "conservation": report,
         }
     }
@@ -346,6 +371,68 @@ def regrid_files(
 _OF_THE_SOURCE = ("grid", "frequencies", "provenance")
 
 
+def _check_kinds(kinds: Mapping[str, Kind], inputs: Inputs) -> None:
+    """UsageError for what is no variable, or no kind."""
+    there = [field.name for field in inputs.fields]
+    known = ("intensive", "extensive", "categorical")
+    problems = [
+        Problem("--kind", name, "no such variable on the grid", f"one of: {', '.join(there)}")
+        for name in kinds
+        if name not in there
+    ]
+    problems += [
+        Problem("--kind", name, repr(kind), f"one of: {', '.join(known)}")
+        for name, kind in kinds.items()
+        if kind not in known
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _coordinates(inputs: Inputs, grid: Grid, weights: AnyWeights) -> xr.Dataset:
+    """Everything of a flat store that is not regridded, with its global attributes."""
+    # Text coordinates have no settled form in Zarr v3.
+    numbers = {k: v for k, v in inputs.passed_on.variables.items() if v.dtype.kind in "iuf"}
+    own = {k: v for k, v in inputs.attributes.items() if k not in _OF_THE_SOURCE}
+    coordinates = xr.Dataset(
+        coords={**grid_variables(grid), **numbers}, attrs={**own, "Conventions": "CF-1.8"}
+    )
+    for field in inputs.fields:
+        # Levels without a coordinate are numbered: a store knows the sizes by its coordinates.
+        sizes = field.parts[0].sizes
+        lost = [dim for dim in field.dims if dim in sizes and dim not in coordinates.sizes]
+        coordinates = coordinates.assign_coords({dim: np.arange(sizes[dim]) for dim in lost})
+    if inputs.land is not None:
+        coordinates["sftlf"] = land_variable(covered_fraction(weights, inputs.land))
+    return coordinates
+
+
+def _annual(inputs: Inputs, ways: Mapping[str, Remap]) -> Annual:
+    """The years of monthly inputs; DataError where there are none."""
+    if not any(has_years(field, ways[field.name]) for field in inputs.fields):
+        found = "no variable over time that has a mean"
+        raise DataError(Problem(inputs.where, "time", found, "monthly variables", "Leave --annual"))
+    annual = Annual(decode_months(inputs.passed_on, inputs.where))
+    try:
+        assert annual.years
+    except ValueError as error:
+        wanted = "January to December of a year"
+        raise DataError(
+            Problem(inputs.where, "time", str(error), wanted, "Leave --annual out")
+        ) from None
+    return annual
+
+
+def _yearly(coordinates: xr.Dataset, annual: Annual) -> xr.Dataset:
+    """The coordinates of the annual group."""
+    axis = annual.years
+    timed = [name for name, var in coordinates.variables.items() if "time" in var.dims]
+    rest = coordinates.drop_vars(timed)
+    return rest.assign_coords(
+        time=("time", axis.time, axis.time_attributes), time_bnds=(("time", "bnds"), axis.bounds)
+    )
+
+
 def _file_identity(path: Path) -> str:
     if path.is_dir():
         return store_digest(path)
@@ -353,178 +440,75 @@ def _file_identity(path: Path) -> str:
     return text_hash(f"{stat.st_size} {stat.st_mtime_ns}")
 
 
-def _fractions(weights: AnyWeights, inputs: Inputs, task_map: TaskMap) -> dict[str, _Fraction]:
-    """The covered fraction of every variable, static where its mask and weight never change."""
-    masks = run_units(task_map, _static_weight, inputs, range(len(inputs.fields)))
-    return {
-        field.name: _Fraction(
-            ("lat", "lon") if mask is not None else field.dims,
-            covered_fraction(weights, mask) if mask is not None else None,
-            field.dtype,
-        )
-        for field, mask in zip(inputs.fields, masks, strict=True)
-    }
-
-
-def _static_weight(inputs: Inputs, position: int) -> Array | None:
-    """(nlat, nlon) weight of a field's valid cells, None as soon as it is seen to change."""
-    field = inputs.fields[position]
-    if isinstance(field.weight, tuple):
-        return None
-    first: NDArray[np.bool_] | None = None
-    for block in _blocks(field, slice(0, field.size)):
-        values = field.read(block)
-        valid = ~np.isnan(values.reshape(-1, *values.shape[-2:]))
-        first = valid[0] if first is None else first
-        if not np.all(valid == first):
-            return None
-    weight: Array = np.where(first if first is not None else False, field.weight, 0.0)
-    return weight
-
-
-def _blocks(field: Field, region: slice) -> list[slice]:
-    """Runs of time steps of at most 64 MB of source data (and as many as one Zarr chunk has)."""
-    if not field.timed:
-        return [region]
-    per_step = np.dtype(field.dtype).itemsize * math.prod(field.parts[0].shape[1:])
-    steps = max(1, min(_BLOCK_STEPS, _BLOCK_BYTES // per_step))
-    return [slice(a, min(a + steps, region.stop)) for a in range(region.start, region.stop, steps)]
-
-
-def _with_fractions(template: Template, fractions: Mapping[str, _Fraction]) -> Template:
-    """Static fractions into the coordinates at once, changing ones as arrays to be filled."""
-    coordinates = template.coordinates
+def _with_fractions(
+    template: Template, fields: Sequence[Field], names: Mapping[str, str]
+) -> Template:
+    """Room for the covered fractions that will turn out to change with time."""
     arrays = dict(template.arrays)
-    for name, fraction in fractions.items():
-        if fraction.static:
-            coordinates = coordinates.assign(
-                {name: (fraction.dims, fraction.values, _fraction_attributes(name))}
-            )
-        else:
-            attributes = _fraction_attributes(name)
-            arrays[name] = ArraySpec(fraction.dims, attributes, fraction.dtype)
-    return Template(coordinates, arrays)
+    for field in fields:
+        name = names[field.name]
+        attributes = _fraction_attributes(name)
+        arrays[name] = ArraySpec(field.dims, attributes, field.dtype, provisional=True)
+    return Template(template.coordinates, arrays)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What the units of one call have in common. ``inputs`` and ``fractions`` are by group."""
-
-    writer: StoreWriter
-    inputs: Mapping[str, tuple[Inputs, AnyWeights]]
-    fractions: Mapping[str, Mapping[str, _Fraction]]
-    grid: Grid
-
-
-_Unit = tuple[str, int, slice]
-"""Group, position of the field, region: one shard."""
+def _static(work: Work, group: str) -> dict[str, Array]:
+    """The covered fraction of every variable for which it never changed."""
+    found = {}
+    for name, remap in work.remaps[group].items():
+        covered = remap.covered
+        if covered is not None and not work.writer.begun(group, work.fractions[group][name]):
+            found[name] = covered
+    return found
 
 
-def _fill(work: _Work, progress: Progress, task_map: TaskMap) -> dict[str, Any]:
-    """Write every region that is not done yet; the conservation report of all of them."""
-    writer = work.writer
-    units = [
-        (group, position, region)
-        for group, (given, _) in work.inputs.items()
-        for position, field in enumerate(given.fields)
-        for region in writer.regions(group, field.name)
-    ]
-    fields = {group: given.fields for group, (given, _) in work.inputs.items()}
-    to_do = [u for u in units if not writer.is_done(u[0], fields[u[0]][u[1]].name, u[2])]
-    resumed = len(units) - len(to_do)
-
-    def done(unit: _Unit, note: Mapping[str, Any], share: float) -> None:
-        group, position, region = unit
-        name = fields[group][position].name
-        if not work.fractions[group][name].static:
-            writer.record(group, _fraction_array(writer, group, name), region)
-        writer.record(group, name, region, note)
-        progress(" ".join(filter(None, (group, name))), (resumed + share * len(to_do)) / len(units))
-
-    run_units(task_map, _fill_region, work, to_do, done)
-    return {
-        group: {
-            field.name: _summary(writer, group, field, work.fractions[group][field.name])
-            for field in given.fields
-        }
-        for group, (given, _) in work.inputs.items()
+def _put_fractions(writer: StoreWriter, group: str, fractions: Mapping[str, Array]) -> None:
+    variables = {
+        name: (("lat", "lon"), fraction, _fraction_attributes(name))
+        for name, fraction in fractions.items()
     }
+    writer.put(group, xr.Dataset(variables))
 
 
-def _fraction_array(writer: StoreWriter, group: str, name: str) -> str:
-    own = f"valid_fraction_{name}"
-    return own if own in writer.templates[group].arrays else "valid_fraction"
+# --- what was conserved -----------------------------------------------------------------------
+
+_SERIES = {
+    "before": "integral over the source, of {} with the fraction it speaks for",
+    "after": "integral over the target, of {} with its valid fraction",
+    "kept": "integral over the target, of {} where enough of the cell is valid",
+    "drift": "change of the integral of {}, relative to that of the absolute values",
+}
 
 
-def _fill_region(work: _Work, unit: _Unit) -> dict[str, list[float]]:
-    """Regrid one region and fill its shard, and that of its fraction where that changes.
-
-    Returns the integrals per time step, which go into the ledger.
-    """
-    group, position, region = unit
-    writer, (given, weights) = work.writer, work.inputs[group]
-    field = given.fields[position]
-    fraction = work.fractions[group][field.name]
-    weights.check(given.source.grid, work.grid)
-    source_area, target_area = given.source.grid.cell_area, work.grid.cell_area
-    shape = writer.templates[group].shape(field.name)
-    length = region.stop - region.start
-    shard = np.empty((length, *shape[1:]) if field.timed else shape, dtype=field.dtype)
-    changing = None if fraction.static else np.empty_like(shard)
-    before: list[float] = []
-    after: list[float] = []
-    scale: list[float] = []
-    for block in _blocks(field, region):
-        place = slice(block.start - region.start, block.stop - region.start)
-        target = place if field.timed else slice(None)
-        values, weight = field.read(block), field.read_weight(block)
-        _check_missing(values, given.where, field.name)
-        result, covered = masked_mean(weights, values, weight)
-        shard[target] = result
-        if changing is not None:
-            changing[target] = covered
-            covered = changing[target].astype(np.float64)
-        total, absolute = integrals(values, weight, source_area)
-        if not np.all(np.isfinite(absolute)):
-            raise DataError(
-                Problem(
-                    given.where,
-                    field.name,
-                    f"infinite values, in steps {block.start + 1} to {block.stop}",
-                    "numbers, or missing values",
-                    "Mask them in the source",
-                )
-            )
-        before.extend(_per_step(total, field, block))
-        scale.extend(_per_step(absolute, field, block))
-        after.extend(_per_step(integrals(result, covered, target_area)[0], field, block))
-    if changing is not None:
-        writer.fill(group, _fraction_array(writer, group, field.name), region, changing)
-    writer.fill(group, field.name, region, shard)
-    return {"before": before, "after": after, "scale": scale}
-
-
-def _per_step(sums: Array, field: Field, block: slice) -> list[float]:
-    """Sums over the maps of each time step (of everything without time)."""
-    steps = block.stop - block.start if field.timed else 1
-    return [float(value) for value in sums.reshape(steps, -1).sum(axis=1)]
-
-
-def _summary(writer: StoreWriter, group: str, field: Field, fraction: _Fraction) -> dict[str, Any]:
-    notes = [writer.note(group, field.name, r) for r in writer.regions(group, field.name)]
-    before, after, scale = (
-        np.concatenate([np.asarray(note[key]) for note in notes])
-        for key in ("before", "after", "scale")
-    )
-    drift = np.abs(after - before) / np.where(scale > 0.0, scale, 1.0)
-    return {
-        "weighting": field.weighting,
-        "mask": "static" if fraction.static else "changes",
-        "stored_as": field.dtype,
-        "integral_before": float(before.mean()),
-        "integral_after": float(after.mean()),
-        "max_relative_drift": float(drift.max()),
-    }
+def _report(work: Work) -> dict[str, dict[str, Any]]:
+    """Per group and variable what was conserved; the series go into the store, too."""
+    report: dict[str, dict[str, Any]] = {}
+    for group, given in work.inputs.items():
+        report[group] = {f.name: summary(work, group, f) for f in given.fields}
+        variables: dict[str, Any] = {}
+        for field in given.fields:
+            if "integral_before" not in report[group][field.name]:
+                continue
+            found = series(work, group, field.name)
+            found = {**found, "drift": drift(found)}
+            units = field.attributes.get("units", "1")
+            measure = "" if work.remaps[group][field.name].kind == "extensive" else " m2"
+            for key, text in _SERIES.items():
+                if key in found:
+                    said = {
+                        "long_name": text.format(field.name),
+                        "units": "1" if key == "drift" else f"{units}{measure}",
+                    }
+                    dims = ("time",) if field.timed else ()
+                    values = found[key] if field.timed else found[key][0]
+                    variables[f"{field.name}_{key}"] = (dims, values, said)
+        coordinates = work.writer.templates[group].coordinates
+        time = {"time": coordinates["time"].variable} if "time" in coordinates.variables else {}
+        work.writer.put(
+            f"{group}/conservation" if group else "conservation",
+            xr.Dataset(variables, coords=time),
+        )
+    return report
 
 
 def _check(
@@ -545,7 +529,8 @@ def _check(
         )
         for group, variables in report.items()
         for name, entry in variables.items()
-        if not entry["max_relative_drift"] <= allowed[entry["stored_as"]]
+        if "max_relative_drift" in entry
+        and not entry["max_relative_drift"] <= allowed[entry["stored_as"]]
     ]
     if problems:
         raise DataError(problems)
