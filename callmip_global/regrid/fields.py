@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem, UsageError
-from callmip_global.grid import SourceGrid
+from callmip_global.grid import GaussianEdges, SourceGrid
 from callmip_global.regrid.mesh import MeshSource, PointSource, scattered
 from callmip_global.regrid.meshfiles import source_of
 from callmip_global.store import is_per_land, is_store, store_info
@@ -135,18 +135,23 @@ class Inputs:
 
 
 def inputs_of(
-    ds: xr.Dataset, where: str, land_fraction: LandFraction = "auto", *, corners: bool = True
+    ds: xr.Dataset,
+    where: str,
+    land_fraction: LandFraction = "auto",
+    *,
+    corners: bool = True,
+    gaussian_edges: GaussianEdges = "weights",
 ) -> Inputs:
     """The regriddable variables of one data set.
 
     Values speak for the part of the cell that ``valid_fraction_<name>`` or ``valid_fraction`` of
     the data set say, else for its land fraction where ``cell_methods`` say "where land", else for
     all of it. ``land_fraction``: "auto" is the data set's own, an array (in [0, 1], or in % by its
-    units) overrules it and the fractions above, None ignores them all. ``corners``: as for
-    ``source_of``.
+    units) overrules it and the fractions above, None ignores them all. ``corners`` and
+    ``gaussian_edges``: as for ``source_of``.
     DataError when there is no grid that can be regridded or no numeric variable on it.
     """
-    source = source_of(ds, where, corners=corners)
+    source = source_of(ds, where, corners=corners, gaussian_edges=gaussian_edges)
     ds = _time_first(ds, where)
     land = _land(ds, source, where, land_fraction)
     fields, left_out = [], []
@@ -327,11 +332,16 @@ def _field(
 
 
 def open_inputs(
-    paths: Sequence[Path], frequency: Frequency | None = None, *, corners: bool = True
+    paths: Sequence[Path],
+    frequency: Frequency | None = None,
+    *,
+    corners: bool = True,
+    gaussian_edges: GaussianEdges = "weights",
 ) -> Inputs:
     """The variables of CF files and stores, joined along time where they continue each other.
 
-    ``frequency`` picks the group of a store that has several; ``corners`` as for ``source_of``.
+    ``frequency`` picks the group of a store that has several; ``corners`` and
+    ``gaussian_edges`` as for ``source_of``.
     UsageError for paths that are not there; DataError for what cannot be read, other grids than
     the first, overlapping times, or variables on different time axes.
     """
@@ -343,9 +353,13 @@ def open_inputs(
     opened = [(str(path), _open(path, frequency)) for path in paths]
     if len(opened) == 1:
         where, ds = opened[0]
-        return inputs_of(ds, where, corners=corners)
-    timed = [(where, _on_time(ds, where)) for where, ds in opened]
-    return _joined([(where, inputs_of(ds, where, corners=corners)) for where, ds in timed])
+        return inputs_of(ds, where, corners=corners, gaussian_edges=gaussian_edges)
+    parts = []
+    for where, ds in opened:
+        timed = _on_time(ds, where)
+        part = inputs_of(timed, where, corners=corners, gaussian_edges=gaussian_edges)
+        parts.append((where, part))
+    return _joined(parts)
 
 
 def _open(path: Path, frequency: Frequency | None) -> xr.Dataset:

@@ -18,7 +18,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
-from callmip_global.grid import EdgeModel, Grid, SourceGrid, coordinate_names, grid_of
+from callmip_global.grid import (
+    EdgeModel,
+    GaussianEdges,
+    Grid,
+    SourceGrid,
+    coordinate_names,
+    grid_of,
+)
 from callmip_global.regrid.mesh import MeshSource, PointSource
 
 Array = NDArray[np.float64]
@@ -46,25 +53,31 @@ _RESOLUTION = (
 )
 
 
-def indexed_points(ds: xr.Dataset, where: str, whole: Finder) -> PointSource | None:
+def indexed_points(
+    ds: xr.Dataset, where: str, whole: Finder, gaussian_edges: GaussianEdges
+) -> PointSource | None:
     """The source of data along a list of points with an index; None where there is no such list.
 
     whole : finds the grid of what remains of ``ds`` without its lists
     DataError for an index that is missing, repeated, out of range, or not that of the coordinates.
     """
-    return _gathered(ds, where, whole) or _clm(ds, where, whole)
+    return _gathered(ds, where, whole) or _clm(ds, where, whole, gaussian_edges)
 
 
 def regular_points(
-    ds: xr.Dataset, where: str, names: tuple[str, str], lat: Array, lon: Array
+    ds: xr.Dataset,
+    where: str,
+    names: tuple[str, str],
+    place: tuple[Array, Array],
+    gaussian_edges: GaussianEdges,
 ) -> tuple[Grid, EdgeModel, Index] | None:
     """The regular or Gaussian grid of points without an index, and the cell of each of them.
 
-    names : the coordinates' names, for errors;  lat, lon : (n,) [degrees]
+    names, place : the coordinates' names, and their (n,) values [degrees]
     None where the points are on no such grid; DataError where they leave doubt which, or two of
     them are in one cell.
     """
-    key = ", ".join(names)
+    key, (lat, lon) = ", ".join(names), place
     stated = [_stated(ds, where, axis) for axis in ("lat", "lon")]
     rows, columns = _rows(where, names[0], lat, stated[0]), _columns(lon, stated[1])
     if rows is None or columns is None:
@@ -85,7 +98,7 @@ def regular_points(
                     _RESOLUTION + "; or take the nearest point (--method nearest)",
                 )
             )
-    return _on_axes(where, key, rows, columns, lat, lon)
+    return _on_axes(where, key, rows, columns, place, gaussian_edges)
 
 
 def _stated(ds: xr.Dataset, where: str, axis: str) -> float | None:
@@ -157,7 +170,9 @@ def _gathered(ds: xr.Dataset, where: str, whole: Finder) -> PointSource | None:
     return _source(ds, (ds[name].dims[0],), cells, maps, {name, *lists}, tuple(lists))
 
 
-def _clm(ds: xr.Dataset, where: str, whole: Finder) -> PointSource | None:
+def _clm(
+    ds: xr.Dataset, where: str, whole: Finder, gaussian_edges: GaussianEdges
+) -> PointSource | None:
     """Cells of CLM and ELM history files without maps (``hist_dov2xy = .false.``)."""
     names = ("grid1d_jxy", "grid1d_ixy")
     if not set(names) <= set(ds.variables):
@@ -194,7 +209,7 @@ def _clm(ds: xr.Dataset, where: str, whole: Finder) -> PointSource | None:
         wanted = "the coordinates of the whole grid"
         remedy = "Append them from the model's grid file (ncks -A -v lat,lon GRID DATA)"
         raise DataError(Problem(where, ", ".join(names), found, wanted, remedy))
-    grid, model, cells = _on_axes(where, ", ".join(names), rows, columns, *place)
+    grid, model, cells = _on_axes(where, ", ".join(names), rows, columns, place, gaussian_edges)
     return PointSource(grid, model, (dim,), cells, frozenset(described), other_dims=tuple(lists))
 
 
@@ -518,13 +533,19 @@ def _neighbours(rows: _Axis, columns: _Axis) -> float:
 
 
 def _on_axes(
-    where: str, key: str, rows: _Axis, columns: _Axis, lat: Array, lon: Array
+    where: str,
+    key: str,
+    rows: _Axis,
+    columns: _Axis,
+    place: tuple[Array, Array],
+    gaussian_edges: GaussianEdges,
 ) -> tuple[Grid, EdgeModel, Index]:
     cells = rows.index * columns.points.size + columns.index
     order = np.argsort(cells, kind="stable")
     twice = np.flatnonzero(np.diff(cells[order]) == 0)
     if twice.size:
         one, other = sorted(int(order[k]) for k in (twice[0], twice[0] + 1))
+        lat, lon = place
         found = (
             f"two points in one cell, {twice.size} times; the first are points {one + 1} and "
             f"{other + 1}, at {lat[one]:.5g} N, {lon[one]:.5g} E"
@@ -537,8 +558,11 @@ def _on_axes(
             "lon": ("lon", columns.points, {"units": "degrees_east"}),
         }
     )
-    grid, cells = _region(grid_of(axes, f"{where}: {key}").grid, rows, columns)
-    return grid, "gauss-latitudes" if rows.gaussian else "regular-spacing", cells
+    whole = grid_of(axes, f"{where}: {key}", gaussian_edges=gaussian_edges)
+    grid, cells = _region(whole.grid, rows, columns)
+    if not rows.gaussian:
+        return grid, "regular-spacing", cells
+    return grid, "gauss-latitudes" if gaussian_edges == "weights" else whole.edge_model, cells
 
 
 def _region(grid: Grid, rows: _Axis, columns: _Axis) -> tuple[Grid, Index]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import (
     EdgeModel,
+    GaussianEdges,
     SourceGrid,
     coordinate_names,
     coordinate_vector,
@@ -39,7 +40,11 @@ _SNAP_DEGREES = 1e-4
 
 
 def source_of(
-    ds: xr.Dataset, where: str, *, corners: bool = True
+    ds: xr.Dataset,
+    where: str,
+    *,
+    corners: bool = True,
+    gaussian_edges: GaussianEdges = "weights",
 ) -> SourceGrid | MeshSource | PointSource:
     """The grid of a data set, whatever its kind.
 
@@ -48,10 +53,16 @@ def source_of(
     of cells as ICON and cubed spheres have them), and lists of land points: with the index of
     their cells (compression by gathering, CLM), or on a regular or Gaussian grid.
     ``corners`` false: points without corners and index will do as they are, which weight files
-    and the nearest point need; the areas of their cells are then unknown.
+    and the nearest point need; the areas of their cells are then unknown. ``gaussian_edges``: as
+    for ``grid_of``.
     DataError when there is none of these, or corners that are no cells.
     """
-    indexed = indexed_points(ds, where, lambda rest: source_of(rest, where, corners=corners))
+    indexed = indexed_points(
+        ds,
+        where,
+        lambda rest: source_of(rest, where, corners=corners, gaussian_edges=gaussian_edges),
+        gaussian_edges,
+    )
     if indexed is not None:
         return indexed
     found: MeshSource | PointSource | None
@@ -59,8 +70,8 @@ def source_of(
     if found is None:
         pair = _coordinates(ds)
         if pair is None:
-            return grid_of(ds, where)
-        found = _cf_cells(ds, where, *pair, corners=corners)
+            return grid_of(ds, where, gaussian_edges=gaussian_edges)
+        found = _cf_cells(ds, where, *pair, corners, gaussian_edges)
     if isinstance(found.grid, Mesh) and found.grid.lat_corners is not None:
         _check(where, found.grid)
     return found
@@ -115,7 +126,12 @@ def _bounds_name(ds: xr.Dataset, name: str) -> str | None:
 
 
 def _cf_cells(
-    ds: xr.Dataset, where: str, lat_name: str, lon_name: str, *, corners: bool
+    ds: xr.Dataset,
+    where: str,
+    lat_name: str,
+    lon_name: str,
+    corners: bool,
+    gaussian_edges: GaussianEdges,
 ) -> MeshSource | PointSource:
     lat, lon = (_degrees(ds, where, name, name) for name in (lat_name, lon_name))
     dims = ds[lat_name].dims
@@ -154,7 +170,8 @@ def _cf_cells(
     if not corners:
         mesh = Mesh(shape, *points)
         return MeshSource(mesh, "cell-centres", dims, frozenset(), frozenset(described))
-    regular = regular_points(ds, where, (lat_name, lon_name), *points) if 1 in shape else None
+    names_of = lat_name, lon_name
+    regular = regular_points(ds, where, names_of, points, gaussian_edges) if 1 in shape else None
     if regular is not None:
         grid, edges, cells = regular
         return PointSource(grid, edges, dims, cells, frozenset(described))

@@ -380,6 +380,14 @@ def test_every_gaussian_grid_is_told_from_its_neighbours(size: int) -> None:
     np.testing.assert_allclose(source.grid.lat_edges, grid.lat_edges, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", [gathered, clm_without_axes, plain])
+def test_edges_half_way_between_gaussian_rows_are_had_on_request(form) -> None:
+    whole = source_of(maps("Gaussian"), "x", gaussian_edges="midpoints")
+    source = source_of(form(maps("Gaussian")), "x", gaussian_edges="midpoints")
+    assert source.grid == whole.grid
+    assert source.edge_model == whole.edge_model == "clipped-midpoints"
+
+
 # --- what is refused --------------------------------------------------------------------------
 
 
