@@ -66,7 +66,9 @@ def esmf_weights(
     engine knows which). What is left is fitted to the cells' true areas, rows and columns by turns
     (Deming and Stephan 1940, Ann. Math. Stat. 11, 427-444), until every target cell is as covered
     as it truly is and no source cell's integral drifts by more than ESMF let it. So a target cell
-    has a value where it has one with our own weights, and the same covered fraction.
+    has a value where it has one with our own weights, and the same covered fraction. Where the
+    cells of one grid lie whole in those of the other, that leaves no freedom: the weights are our
+    own. To compare engines take ``esmf_triples``.
 
     ``tolerance`` is found from the weights: the largest part of its area that a source cell gains
     or loses on the way (1e-4 for cells of 1 degree: great circles again). It is infinite for the
@@ -95,7 +97,7 @@ def esmf_weights(
     conservative = method == "conservative"
     # Our own weights come first: they refuse what is no grid with better words than ESMF's.
     own = conservative_weights(source, target) if conservative else None
-    rows, cells, values = _computed(esmpy, xesmf, source, target, method)
+    rows, cells, values = esmf_triples(source, target, method)
     version = f"xESMF {xesmf.__version__} on ESMF {esmpy.__version__}"
     text, tolerance = f"{method} of ESMF", math.inf
     if own is not None:
@@ -125,10 +127,15 @@ def _libraries() -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def _computed(
-    esmpy: Any, xesmf: Any, source: Grid | Mesh, target: Grid, method: Method
+def esmf_triples(
+    source: Grid | Mesh, target: Grid, method: Method = "conservative"
 ) -> tuple[Index, Index, Array]:
-    """Target cell, source cell and weight of every pair that ESMF found, each pair once."""
+    """Target cell, source cell and weight of every pair, each once, bare as ESMF gives them.
+
+    What the other engine is compared with. UsageError where xESMF or ESMPy is missing; DataError
+    where ESMF refuses the cells.
+    """
+    esmpy, _ = _libraries()
     backend = importlib.import_module("xesmf.backend")
     corners = method == "conservative"
     with _refusals_of_esmf():
@@ -138,13 +145,13 @@ def _computed(
             theirs, number = _esmf_grid(backend, source, corners=corners), None
         onto = _esmf_grid(backend, target, corners=corners, periodic=False)
         regrid = backend.esmf_regrid_build(theirs, onto, method, ignore_degenerate=True)
-        triples = regrid.get_weights_dict(deep_copy=True)
+        found = regrid.get_weights_dict(deep_copy=True)
         backend.esmf_regrid_finalize(regrid)
         theirs.destroy()
         onto.destroy()
-    cells = np.asarray(triples["col_src"], dtype=np.int64).ravel() - 1
-    rows = np.asarray(triples["row_dst"], dtype=np.int64).ravel() - 1
-    values = np.asarray(triples["weights"], dtype=np.float64).ravel()
+    cells = np.asarray(found["col_src"], dtype=np.int64).ravel() - 1
+    rows = np.asarray(found["row_dst"], dtype=np.int64).ravel() - 1
+    values = np.asarray(found["weights"], dtype=np.float64).ravel()
     if number is not None:
         cells = number[cells]
     # Cells of many corners are cut up, and their parts are weighted one by one.
