@@ -7,13 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import slurm_cluster as module
 from slurm_cluster import SlurmCluster
+from waiting import wait_for
 
 
 def submit(slurm: SlurmCluster, command: str, *options: str) -> str:
@@ -23,7 +22,7 @@ def submit(slurm: SlurmCluster, command: str, *options: str) -> str:
 
 
 def states(slurm: SlurmCluster) -> dict[str, str]:
-    return {job.job_id: job.state for job in slurm.wait_idle(timeout_s=60)}
+    return {job.job_id: job.state for job in slurm.wait_idle()}
 
 
 def test_a_job_runs_in_a_folder_with_a_space_and_a_quote(
@@ -102,18 +101,18 @@ def test_a_controller_that_is_down_cannot_be_contacted_and_comes_back(slurm: Slu
 def test_a_lost_node_ends_its_jobs_or_lets_them_run_on_and_comes_back(
     slurm: SlurmCluster, tmp_path: Path, with_jobs: bool
 ) -> None:
-    command = f"echo $$ >> {tmp_path}/pids; sleep 100"
+    command = f"echo $$ >> {tmp_path}/pids; sleep 600"
     job_id = submit(slurm, command, "--requeue", "--nodelist=node2")
-    wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
+    wait_for(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
     pid = int((tmp_path / "pids").read_text())
     assert slurm.node_of(job_id) == "node2"
     with slurm.node_lost("node2", with_jobs=with_jobs):
         # Slurm puts the job back into its queue, and holds it there for two minutes.
-        wait_until(lambda: "PENDING" in {job.state for job in slurm.jobs() if job.job_id == job_id})
+        wait_for(lambda: "PENDING" in {job.state for job in slurm.jobs() if job.job_id == job_id})
         assert is_alive(pid) is not with_jobs
     assert {job.state for job in slurm.jobs() if job.job_id == job_id} == {"PENDING"}
     # A node that comes back ends what is not its own any more.
-    wait_until(lambda: not is_alive(pid))
+    wait_for(lambda: not is_alive(pid))
 
 
 def test_a_forgotten_job_leaves_no_trace_and_its_id_is_not_given_again(slurm: SlurmCluster) -> None:
@@ -145,12 +144,12 @@ def test_nothing_is_left_running_when_the_test_process_is_killed(
     ) as process:
         assert process.stdout is not None
         root = Path(process.stdout.readline().strip())
-        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         pid = int((tmp_path / "pid").read_text())
         assert is_alive(pid)
         process.send_signal(signal.SIGKILL)
-    wait_until(lambda: not root.exists())
-    wait_until(lambda: not is_alive(pid))
+    wait_for(lambda: not root.exists())
+    wait_for(lambda: not is_alive(pid))
 
 
 @pytest.mark.slurm
@@ -160,17 +159,17 @@ def test_people_start_it_find_it_and_stop_it(
     script = str(project_root / "scripts" / "slurm-here")
     folder = slurm_cluster.root.with_name(f"{slurm_cluster.root.name}-people")
     started = subprocess.run(
-        [script, "start", str(folder)], capture_output=True, text=True, timeout=120
+        [script, "start", str(folder)], capture_output=True, text=True, timeout=300
     )
     try:
         assert (started.returncode, started.stderr) == (0, "")
         assert started.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
         command = f'eval "$({shlex.quote(script)} start {folder})"; sinfo -h -p normal -o %D'
-        again = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+        again = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
         assert again.stdout.split() == ["3"]
     finally:
         stopped = subprocess.run(
-            [script, "stop", str(folder)], capture_output=True, text=True, timeout=120
+            [script, "stop", str(folder)], capture_output=True, text=True, timeout=300
         )
     assert (stopped.returncode, stopped.stderr) == (0, "")
     assert not folder.exists()
@@ -193,13 +192,6 @@ def test_without_the_binaries_the_reason_names_what_to_install(
     monkeypatch.setattr(module, "_BINARIES", ("no-such-daemon",))
     with pytest.raises(module.SlurmUnavailableError, match=r"no-such-daemon .*apt-get install"):
         module._Supervisor(tmp_path).start()
-
-
-def wait_until(is_true: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def is_alive(pid: int) -> bool:

@@ -17,7 +17,11 @@ from callmip_global.demo.products import demo_products
 def run_demo(folder: Path, *options: str) -> str:
     command = [sys.executable, "-m", "callmip_global.cli.app", "demo", "--size", "small"]
     done = subprocess.run(
-        [*command, "--dir", str(folder), *options], capture_output=True, text=True, check=False
+        [*command, "--dir", str(folder), *options],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -38,7 +38,7 @@ CPUS_PER_NODE = 4
 MEMORY_PER_NODE_MB = 64_000  # claimed, not owned: SlurmdParameters=config_overrides
 MAX_ARRAY_SIZE = 101  # largest index 100, so that tests reach it
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 120.0
 ACTIVE_STATES = frozenset(
     {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD"}
 )
@@ -79,7 +79,10 @@ MinJobAge=300
 # shell of the user, for each job, takes a second, and Slurm gives it two.
 GetEnvTimeout=0
 KillWait=2
+# A busy machine is slow, not broken.
 MessageTimeout={message_timeout_s}
+BatchStartTimeout=120
+UnkillableStepTimeout=600
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] \
 CPUs={cpus} RealMemory={memory_mb} State=UNKNOWN
 {more}PartitionName=normal Nodes=ALL Default=YES MaxTime=2-00:00:00 State=UP
@@ -385,7 +388,7 @@ class _Supervisor:
     def _start_node(self, node: str) -> None:
         self._spawn("slurmd", "-D", "-N", node, log_name=node)
 
-    def _write_conf(self, message_timeout_s: int = 10) -> None:
+    def _write_conf(self, message_timeout_s: int = 60) -> None:
         text = _CONF.format(
             host=socket.gethostname().split(".")[0],
             user=pwd.getpwuid(os.geteuid()).pw_name,
