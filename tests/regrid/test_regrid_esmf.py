@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from grid_cases import gaussian, pole_centred
-from mesh_cases import cubed_sphere, hexagonal, mesh_of, rotated_pole
+from mesh_cases import boxes, cubed_sphere, hexagonal, mesh_of, rotated_pole
 
 from callmip_global.errors import DataError, UsageError
 from callmip_global.grid import Grid, SourceGrid, standard_grid
@@ -26,6 +30,7 @@ from callmip_global.regrid import (
     write_weights,
 )
 from callmip_global.regrid.esmf import esmf_triples, esmf_weights
+from callmip_global.regrid.mesh import MeshSource
 from callmip_global.regrid.weights import cell_weights
 
 
@@ -47,6 +52,7 @@ def with_esmf(test: Callable[..., None]) -> Any:
 ONE = standard_grid("1deg")
 TWO = standard_grid("2deg")
 N96 = Grid("N96", np.linspace(-90, 90, 145), np.linspace(0, 360, 193))
+ROTATED = replace(mesh_of(rotated_pole(60, 120, 39.25, 18.0)), shape=(60, 120))
 LAND = Grid("no Antarctica", np.linspace(-60, 90, 151), np.linspace(0, 360, 361))
 
 # Source and target of every kind; the first three are those of the benchmark.
@@ -59,7 +65,7 @@ CASES: dict[str, tuple[Grid | Mesh, Grid]] = {
     "rows centred on the poles": (pole_centred(73, 96), TWO),
     "none south of 60 S": (LAND, TWO),
     "hexagons": (mesh_of(hexagonal(4, seed=5)), TWO),
-    "rotated pole": (mesh_of(rotated_pole(60, 120, 39.25, 18.0)), TWO),
+    "rotated pole": (ROTATED, TWO),
 }
 
 
@@ -248,6 +254,67 @@ def test_a_file_of_xesmf_is_refused_for_it_does_not_say_its_grids(tmp_path: Path
     source = SourceGrid(grid, "bounds", "lat", "lon", "lat", "lon", lat_descending=False)
     with pytest.raises(DataError, match="without their grids"):
         read_weights(tmp_path / "weights.nc", source, TWO)
+
+
+def scrip_grid(path: Path, grid: Grid | Mesh) -> None:
+    """Cells as ESMF_RegridWeightGen takes them."""
+    if isinstance(grid, Mesh):
+        lat, lon = grid.lat_corners, grid.lon_corners
+    else:
+        lat, lon = boxes(grid.lat_edges, grid.lon_edges)
+    centre_lat, centre_lon = (np.rad2deg(part).ravel() for part in places(grid))
+    degrees = {"units": "degrees"}
+    size, corners = "grid_size", ("grid_size", "grid_corners")
+    ds = xr.Dataset(
+        {
+            "grid_dims": ("grid_rank", np.array(grid.shape[::-1], dtype=np.int32)),
+            "grid_center_lat": (size, centre_lat, degrees),
+            "grid_center_lon": (size, centre_lon, degrees),
+            "grid_corner_lat": (corners, lat, degrees),
+            "grid_corner_lon": (corners, lon, degrees),
+            "grid_imask": (size, np.ones(centre_lat.size, dtype=np.int32)),
+        }
+    )
+    encoding = {str(name): {"_FillValue": None} for name in ds.variables}
+    ds.to_netcdf(path, format="NETCDF3_64BIT", encoding=encoding)
+
+
+@pytest.mark.esmf
+@pytest.mark.skipif(
+    shutil.which("ESMF_RegridWeightGen") is None, reason="no ESMF_RegridWeightGen on PATH"
+)
+@pytest.mark.parametrize("made", [N96, ROTATED], ids=["N96", "rotated pole"])
+def test_a_file_of_esmf_regridweightgen_is_read(made: Grid | Mesh, tmp_path: Path) -> None:
+    scrip_grid(tmp_path / "source.nc", made)
+    scrip_grid(tmp_path / "target.nc", TWO)
+    subprocess.run(
+        [
+            "ESMF_RegridWeightGen",
+            "-s",
+            "source.nc",
+            "-d",
+            "target.nc",
+            "-w",
+            "weights.nc",
+            "-m",
+            "conserve",
+            "--ignore_degenerate",
+            "--no_log",
+        ],
+        cwd=tmp_path,
+        check=True,
+        timeout=300,
+        stdout=subprocess.DEVNULL,
+    )
+    source = (
+        MeshSource(made, "bounds", ("y", "x"), frozenset(), frozenset())
+        if isinstance(made, Mesh)
+        else SourceGrid(made, "bounds", "lat", "lon", "lat", "lon", lat_descending=False)
+    )
+    weights, _ = read_weights(tmp_path / "weights.nc", source, TWO)
+    theirs, _ = masked_mean(weights, smooth(made))
+    ours, _ = masked_mean(conservative_weights(made, TWO), smooth(made))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3)
 
 
 @with_esmf
