@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global import __version__
+from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem
 from callmip_global.files import file_hash
 from callmip_global.grid import Grid, SourceGrid
@@ -443,7 +444,8 @@ def _write(
             for group in groups
         }
         writer = create_store(out, templates, fingerprint=fingerprint, attributes=root)
-        work = _Work(plan, writer, tuple(groups), fraction)
+        annual = Annual(plan.axis("mon")) if groups == ["mon", "yr"] else None
+        work = _Work(plan, writer, tuple(groups), fraction, annual)
         seen, problems = _stream(work, progress, task_map)
         if plan.land_fraction is not None or not (seen & (fraction == 0.0)).any():
             break
@@ -468,12 +470,17 @@ def _write(
 
 @dataclass(frozen=True)
 class _Work:
-    """What the units of one call have in common."""
+    """What the units of one call have in common.
+
+    annual : which months make which years, where both are written: then the annual means of monthly
+        variables are taken while their months are read, and each byte is read once
+    """
 
     plan: RunPlan
     writer: StoreWriter
     groups: tuple[Frequency, ...]
     fraction: Array
+    annual: Annual | None
 
 
 @dataclass(frozen=True)
@@ -512,7 +519,7 @@ def _stream(
             frozenset(n for n in members if work.writer.is_done(group, n, region)),
         )
         for group in work.groups
-        for names, members in _families(work.plan, group)
+        for names, members in _families(work, group)
         for region in work.writer.regions(group, members[0])
     ]
 
@@ -533,17 +540,41 @@ def _stream(
             work.plan.plans[name].summary.merge(summary)
         for name, fixes in made.fixes.items():
             work.plan.plans[name].fixes.update(fixes)
+    if work.annual is not None:
+        for name in _members(work.plan, "mon"):
+            if not problems.get(name):
+                _write_years(work, work.annual, name)
     return seen, problems
 
 
-def _families(plan: RunPlan, group: Frequency) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Variables that are made of each other, in the order of the plans, and those of the group."""
+def _write_years(work: _Work, annual: Annual, name: str) -> None:
+    """The annual means of a monthly variable, from the sums that its regions have kept."""
+    writer = work.writer
+    for region in writer.regions("yr", name):
+        if writer.is_done("yr", name, region):
+            continue
+        sums = annual.sums_of(region, work.plan.grid.shape)
+        for part in writer.regions("mon", name):
+            sums.load(writer.scratch, f"{name}-{part.start}", annual.span(part))
+        writer.write("yr", name, region, _on_land(sums.whole(), work.fraction))
+
+
+def _on_land(values: Array, fraction: Array) -> NDArray[np.float32]:
+    return np.where(fraction > 0.0, values, np.nan).astype(np.float32)
+
+
+def _families(work: _Work, group: Frequency) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Variables that are made of each other, in the order of the plans, and those of the group
+    that are made by units of their own."""
+    plan = work.plan
     family = {name: {name} for name in plan.plans}
     for name, item in plan.plans.items():
         for needed in item.entry.expression.names if item.entry.expression else ():
             joined = family[name] | family[needed]
             family.update(dict.fromkeys(joined, joined))
     members = _members(plan, group)
+    if group == "yr" and work.annual is not None:
+        members = [n for n in members if plan.plans[n].frequency == "yr"]
     found = {}
     for name in members:
         names = tuple(n for n in plan.plans if n in family[name])
@@ -559,8 +590,11 @@ def _make(work: _Work, unit: _Unit) -> _Made:
     fields = _months if unit.group == "mon" else _years
     for name, values in fields(plan, work, unit.region, made):
         if name not in unit.done:
-            stored = np.where(work.fraction > 0.0, values, np.nan).astype(np.float32)
-            work.writer.fill(unit.group, name, unit.region, stored)
+            if work.annual is not None and unit.group == "mon":
+                sums = work.annual.sums(unit.region, plan.grid.shape)
+                sums.add(unit.region, values, np.ones(plan.grid.shape))
+                sums.save(work.writer.scratch, f"{name}-{unit.region.start}")
+            work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
             made.written.append(name)
     made.summaries = {name: item.summary for name, item in mine.items()}
     made.fixes = {name: item.fixes for name, item in mine.items() if item.fixes}
@@ -579,14 +613,14 @@ def _years(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Annual values: what the model wrote as such, and the means of its months."""
     annual: dict[str, list[NDArray[np.float32]]] = {}
-    counted = "mon" not in work.groups
     for step in range(region.start, region.stop):
-        months = slice(12 * step, 12 * step + 12)
-        axis = plan.axis("mon").part(months)
-        block = _Block(plan, axis, months, work.fraction, counted=counted)
-        for name, values in _values(block, "mon", made):
-            mean = annual_mean(values, axis.lengths_days)[0]
-            annual.setdefault(name, []).append(mean.astype(np.float32))
+        if work.annual is None:
+            months = slice(12 * step, 12 * step + 12)
+            axis = plan.axis("mon").part(months)
+            block = _Block(plan, axis, months, work.fraction)
+            for name, values in _values(block, "mon", made):
+                mean = annual_mean(values, axis.lengths_days)[0]
+                annual.setdefault(name, []).append(mean.astype(np.float32))
         year = slice(step, step + 1)
         block = _Block(plan, plan.axis("yr").part(year), year, work.fraction)
         for name, values in _values(block, "yr", made):
@@ -609,21 +643,10 @@ def _values(block: _Block, frequency: Frequency, made: _Made) -> Iterator[tuple[
 
 
 class _Block:
-    """The values of some steps: every variable made once, kept while a derivation needs it.
+    """The values of some steps: every variable made once, kept while a derivation needs it."""
 
-    ``counted``: whether the values enter the summaries (they are read twice for annual means).
-    """
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        axis: MonthAxis,
-        region: slice,
-        fraction: Array,
-        *,
-        counted: bool = True,
-    ) -> None:
-        self.plan, self.axis, self.region, self.counted = plan, axis, region, counted
+    def __init__(self, plan: RunPlan, axis: MonthAxis, region: slice, fraction: Array) -> None:
+        self.plan, self.axis, self.region = plan, axis, region
         self.weights = plan.grid.cell_area * fraction
         self.kept: dict[str, Array] = {}
         self.needed = {
@@ -646,11 +669,10 @@ class _Block:
             except DataError as error:
                 problems[name] = list(error.problems)
                 return None
-        if self.counted:
-            plan.summary.add(values, self.weights, plan.variable)
-            if self.axis.frequency == "mon":
-                months = [month for _, month in self.axis.periods]
-                plan.summary.seasons.add(values, self.weights, self.plan.grid.lat, months)
+        plan.summary.add(values, self.weights, plan.variable)
+        if self.axis.frequency == "mon":
+            months = [month for _, month in self.axis.periods]
+            plan.summary.seasons.add(values, self.weights, self.plan.grid.lat, months)
         if name in self.needed:
             self.kept[name] = values
         return values

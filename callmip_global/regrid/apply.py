@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from callmip_global.regrid.compiled import compiled
+from callmip_global.compiled import compiled
 from callmip_global.regrid.weights import AnyWeights, CellWeights, Weights
 
 # Separable weights act along latitude first, whole source rows at a time, then along longitude. The

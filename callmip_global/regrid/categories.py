@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.compiled import compiled
 from callmip_global.regrid.apply import _one_matrix
-from callmip_global.regrid.compiled import compiled
 from callmip_global.regrid.weights import AnyWeights
 
 

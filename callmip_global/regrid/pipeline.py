@@ -18,11 +18,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global import __version__
+from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import text_hash
 from callmip_global.grid import Grid
 from callmip_global.parallel import TaskMap, in_threads
-from callmip_global.regrid.annual import Annual
 from callmip_global.regrid.apply import covered_fraction
 from callmip_global.regrid.engines import check_engine, make_weights
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.compiled import compiled
 from callmip_global.grid import Grid
-from callmip_global.regrid.compiled import compiled
 
 Array = NDArray[np.float64]
 

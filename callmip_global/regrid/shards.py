@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
 from callmip_global.parallel import TaskMap, run_units
-from callmip_global.regrid.annual import Annual, YearSums
 from callmip_global.regrid.apply import (
     FixedMean,
     Survey,
@@ -380,7 +380,7 @@ def fill_years(work: Work, monthly: str, yearly: str) -> None:
         for region in writer.regions(yearly, field.name):
             if writer.is_done(yearly, field.name, region):
                 continue
-            sums = YearSums(annual, region, shape)
+            sums = annual.sums_of(region, shape)
             for part in writer.regions(monthly, field.name):
                 sums.load(writer.scratch, f"{field.name}-{part.start}", annual.span(part))
             if changes:

@@ -16,6 +16,7 @@ from native_files import LAT, LON, SEA, field, write_native
 from callmip_global.errors import DataError
 from callmip_global.grid import EARTH_RADIUS_M
 from callmip_global.harmonize import VariableMap, VariableSource, harmonize_run
+from callmip_global.harmonize import run as making
 from callmip_global.store import StoreName, global_total, open_store, store_info
 from callmip_global.timeaxis import month_axis
 
@@ -93,6 +94,28 @@ def test_annual_values_are_means_weighted_by_the_days_of_the_months(tmp_path: Pa
     ds = open_store(tmp_path / NAME.text, "yr")
     np.testing.assert_allclose(ds["gpp"].values[0], by_hand[::-1], rtol=1e-6)
     assert ds.sizes["time"] == 2
+
+
+def test_months_are_read_once_for_monthly_and_annual_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    converted = making._Block.converted
+
+    def counted(self: Any, plan: Any, steps: slice) -> Any:
+        read.extend(range(steps.start, steps.stop))
+        return converted(self, plan, steps)
+
+    monkeypatch.setattr(making._Block, "converted", counted)
+    gpp = field(0, 20)
+    gpp[14, 1, 1] = np.nan
+    run(tmp_path, [write_native(tmp_path / "a.nc", {"GPP": (gpp, CARBON)})])
+    # The first year tells what is land, as the files do not.
+    assert read[:12] == list(range(12))
+    assert sorted(read[12:]) == list(range(24))
+    yearly = open_store(tmp_path / NAME.text, "yr")["gpp"].values
+    # A year without one of its months is none.
+    np.testing.assert_array_equal(np.isnan(yearly[:, 2, 1]), [False, True])
 
 
 def test_derived_variables_are_made_in_the_protocols_units(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Annual means of what is regridded, taken on the way: sums over the months of each year.
+"""Annual means taken while months are read: sums over the months of each year.
 
 The annual value of a cell is the mean over time and over the part of its area that is valid,
 
@@ -12,6 +12,7 @@ where masks change from month to month. Amounts per cell (extensive) are sum(d_m
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.compiled import compiled
 from callmip_global.files import write_atomic
-from callmip_global.regrid.compiled import compiled
 from callmip_global.timeaxis import MonthAxis
 
 Array = NDArray[np.float64]
+
+# Twelve shares add up to 1 but for rounding; without the shortest month it is 0.92.
+_ALL_MONTHS = 0.99
+
+_PATIENCE_S = 120
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,9 @@ class Annual:
         """Empty sums for the months of a region; ``shape`` is that of one time step."""
         return YearSums(self, self.span(region), shape)
 
-    def of_steps(self, monthly: Array) -> Array:
-        """(years,) days-weighted means of a monthly series."""
-        whole = (monthly * self.shares)[self.months]
-        return np.asarray(whole.reshape(-1, 12).sum(axis=1))
+    def sums_of(self, years: slice, shape: tuple[int, ...]) -> YearSums:
+        """Empty sums of these years, to `load` kept ones."""
+        return YearSums(self, years, shape)
 
 
 @compiled
@@ -90,6 +95,16 @@ def _add_month(
                 part = share * fraction[f, i]
                 total[k, i] += share * x if extensive else part * x
                 covered[k, i] += part
+
+
+def _when_there(path: Path) -> Path:
+    """On network file systems a file that another node has made may take a minute to show."""
+    for _ in range(_PATIENCE_S):
+        if path.exists():
+            break
+        list(path.parent.iterdir())  # makes the client look again
+        time.sleep(1)
+    return path
 
 
 class YearSums:
@@ -142,9 +157,13 @@ class YearSums:
             return
         here = slice(first - self.span.start, last - self.span.start)
         there = slice(first - span.start, last - span.start)
-        with np.load(folder / f"{name}.npz") as kept:
+        with np.load(_when_there(folder / f"{name}.npz")) as kept:
             self.total[here] += kept["total"][there]
             self.covered[here] += kept["covered"][there]
+
+    def whole(self) -> Array:
+        """(years, ...) days-weighted sums where every month is valid, NaN elsewhere."""
+        return np.where(self.covered > _ALL_MONTHS, self.total, np.nan)
 
     def means(self, *, extensive: bool = False) -> Array:
         """(years, ...) annual values, NaN where nothing was valid in any month."""
