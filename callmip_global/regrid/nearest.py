@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.compiled import compiled
 from callmip_global.errors import Problem, UsageError
 from callmip_global.grid import EARTH_RADIUS_M, Grid
-from callmip_global.regrid.compiled import compiled
 from callmip_global.regrid.mesh import Mesh
 from callmip_global.regrid.weights import CellWeights, cell_weights
 
@@ -28,6 +28,8 @@ _TIE = 1e-8
 # Between the points of a regular grid nowhere is farther from all of them than 0.71 of their
 # spacing, and 1.5 allows for cells nearly three times as long as wide.
 _REACH = 1.5
+# Stations are farther apart than what they stand for; cells of models are smaller than this.
+_FARTHEST_KM = 500.0
 
 
 def nearest_weights(
@@ -37,8 +39,9 @@ def nearest_weights(
 
     max_distance_km : target cells with no centre within this great-circle distance of their own
         stay empty. Without it: the larger of half a diagonal of the target cell, and 1.5 times the
-        median distance of the source's centres from their nearest neighbours. So a point fills the
-        target cell that it lies in, and coarse points leave no holes between them.
+        median distance of the source's centres from their nearest neighbours, but not more than
+        500 km. So a point fills the target cell that it lies in, coarse points leave no holes
+        between them, and stations do not stand for continents.
 
     The result does not conserve, and says so: its ``method`` names the distance, its ``tolerance``
     is infinite. UsageError for a distance that is none.
@@ -48,11 +51,11 @@ def nearest_weights(
     points = _vectors(*_centres(source))
     places = _vectors(*_centres(target))
     if max_distance_km is None:
-        spacing = _spacing(points)
-        reach = np.maximum(_half_diagonals(target), _REACH * spacing)
-        limit = f"{_km(_REACH * spacing):.4g} km or half a target cell"
+        between = min(_REACH * _spacing(points), _angle(_FARTHEST_KM))
+        reach = np.maximum(_half_diagonals(target), between)
+        limit = f"{_km(between):.4g} km or half a target cell"
     else:
-        reach = np.full(len(places), max_distance_km * 1e3 / EARTH_RADIUS_M)
+        reach = np.full(len(places), _angle(max_distance_km))
         limit = f"{max_distance_km:g} km"
     found = _first_nearest(points, places, 2.0 * np.sin(0.5 * np.minimum(reach, np.pi)))
     into = np.flatnonzero(found >= 0)
@@ -164,3 +167,7 @@ def _vectors(lat: Array, lon: Array) -> Array:
 
 def _km(angle: float) -> float:
     return angle * EARTH_RADIUS_M / 1e3
+
+
+def _angle(km: float) -> float:
+    return km * 1e3 / EARTH_RADIUS_M

@@ -669,7 +669,7 @@ def test_oceans_are_not_filled_from_a_distant_coast_by_hand() -> None:
 
 
 def test_coarse_points_leave_no_holes_and_fine_ones_no_halo() -> None:
-    coarse = Grid("coarse", np.linspace(-90, 90, 31), np.linspace(-180, 180, 25))
+    coarse = Grid("coarse", np.linspace(-90, 90, 61), np.linspace(-180, 180, 49))
     assert nearest_weights(coarse, standard_grid("1deg")).coverage().min() == 1.0
     fine = cloud(200_000, 16)
     north = fine.lat_points > 0
@@ -694,15 +694,32 @@ def test_values_and_gaps_are_taken_as_they_are() -> None:
         weights.check(cloud(864, 1), COARSE)
 
 
-def test_points_of_stations_can_be_opened_for_the_nearest_point(tmp_path: Path) -> None:
+def test_stations_are_regridded_to_the_nearest_one_when_that_is_asked_for(tmp_path: Path) -> None:
     stations().to_netcdf(tmp_path / "in.nc")
+    out = tmp_path / "out.zarr"
+    report = regrid_files([tmp_path / "in.nc"], grid=TWO, out=out, method="nearest")
+    assert report["weights"]["method"] == (
+        "nearest cell centre within 500 km or half a target cell; not conservative"
+    )
+    assert report["weights"]["edge_model"] == "cell-centres"
+    assert "integral_before" not in report["conservation"][""]["gpp"]
     inputs = open_inputs([tmp_path / "in.nc"], corners=False)
     assert isinstance(inputs.source.grid, Mesh)
-    assert inputs.source.edge_model == "cell-centres"
-    weights = nearest_weights(inputs.source.grid, TWO, max_distance_km=200.0)
-    out, _ = masked_mean(weights, inputs.fields[0].read(slice(0, 1)), np.ones((1, 40)))
-    assert set(out[np.isfinite(out)].tolist()) <= set(stations()["gpp"].values.tolist())
-    assert np.isfinite(out).sum() > 40
+    near = distances_km(inputs.source.grid, TWO)
+    values = stations()["gpp"].values[near.argmin(axis=1)]
+    expected = np.where(near.min(axis=1) <= 500.0, values, np.nan).reshape(90, 180)
+    with xr.open_zarr(out, decode_times=False) as ds:
+        np.testing.assert_array_equal(ds["gpp"], expected)
+        np.testing.assert_array_equal(ds["valid_fraction"], np.isfinite(expected))
+
+
+def test_a_list_with_its_index_is_a_grid_also_for_the_nearest_centre(tmp_path: Path) -> None:
+    for made in (maps, lambda name: gathered(maps(name))):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.nc"
+        made("4x5").to_netcdf(path)
+        regrid_files([path], grid=TWO, out=path.with_suffix(".zarr"), method="nearest")
+    stores = [xr.open_zarr(p, decode_times=False).load() for p in sorted(tmp_path.glob("*.zarr"))]
+    assert_same_bytes(*stores)
 
 
 @pytest.mark.parametrize("km", [0.0, -1.0, math.nan, math.inf])
