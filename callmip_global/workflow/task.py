@@ -206,7 +206,11 @@ class _Attempt:
         except _Terminated:
             return self._fail(self._ended_by_scheduler())
         except TaskFailedError as error:
-            return self._fail(error.failure)
+            failure = error.failure
+            if failure.kind == "node" and failure.exit_code in (143, -signal.SIGTERM):
+                # The scheduler tells all processes of a job; the model may end before we hear it.
+                failure = self._over_time() or failure
+            return self._fail(failure)
         except CallmipError as error:
             return self._fail(Failure("input", str(error)))
         except OSError as error:
@@ -292,11 +296,16 @@ class _Attempt:
         return EXIT_FAILED
 
     def _ended_by_scheduler(self) -> Failure:
+        what = "ended by the scheduler or the user"
+        return self._over_time() or classify(self.attempt.path, what, -signal.SIGTERM)
+
+    def _over_time(self) -> Failure | None:
+        """That the attempt was ended at its time limit, if it has been going on for so long."""
         spent = time.monotonic() - self.begun
         limit = self.intent.walltime_s or self.step.resources["walltime_s"]
-        if spent >= 0.9 * limit:
-            return Failure("walltime", f"ended by the scheduler after {spent:.0f} s of {limit} s")
-        return classify(self.attempt.path, "ended by the scheduler or the user", -signal.SIGTERM)
+        if spent < 0.9 * limit:
+            return None
+        return Failure("walltime", f"ended by the scheduler after {spent:.0f} s of {limit} s")
 
     def _status(self, state: str, fields: Mapping[str, Any]) -> None:
         status = {**self.attempt.status, "state": state, "ended": now(), **fields}

@@ -198,6 +198,18 @@ def test_a_failure_is_classified(
     assert run.marker(REF) is None
 
 
+@pytest.mark.parametrize(("limit_s", "kind"), [(1, "walltime"), (3600, "node")])
+def test_a_model_that_is_told_to_end_before_its_task_is_told_ended_at_the_time_limit_or_not(
+    run: RunDir, toy: Any, limit_s: int, kind: str
+) -> None:
+    """Slurm sends TERM to every process of a job, in no order."""
+    toy.parameters("Prior", "sleep 1; kill -TERM $$\n")
+    run, _ = api.prepare(toy.experiment)
+    intend(run, "t1", walltime_s=limit_s)
+    assert run_task(run, STEP, 1, "t1") == 1
+    assert run.attempts(REF)[0].status["failure"]["class"] == kind
+
+
 def test_a_parameter_file_changed_since_submit_is_not_run_with(run: RunDir, toy: Any) -> None:
     intend(run, "t1")
     toy.parameters("Prior", "# other\n")
