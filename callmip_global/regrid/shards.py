@@ -352,8 +352,7 @@ def _chunk_steps(field: Field) -> int:
 
 def bytes_per_step(field: Field) -> int:
     """Size of one time step of the source (of everything without time)."""
-    shape = field.parts[0].shape[1:] if field.timed else field.parts[0].shape
-    return np.dtype(field.dtype).itemsize * math.prod(shape)
+    return np.dtype(field.dtype).itemsize * field.step_size
 
 
 def _per_step(sums: Array, field: Field, block: slice) -> list[float]:
