@@ -220,6 +220,19 @@ def test_other_methods_say_that_they_do_not_conserve(source: Grid | Mesh, method
 
 
 @with_esmf
+@pytest.mark.parametrize("method", ["conservative", "bilinear"])
+def test_a_cell_without_an_area_takes_no_part(method: str) -> None:
+    lat, lon = cubed_sphere(8, seed=3)
+    sound = mesh_of((lat, lon))
+    mesh = mesh_of(tuple(np.insert(part, 5, part[5, 0], axis=0) for part in (lat, lon)))
+    values = np.insert(smooth(sound), 5, 1e9, axis=2)
+    out, covered = masked_mean(esmf_weights(mesh, TWO, method=method), values)
+    expected, _ = masked_mean(esmf_weights(sound, TWO, method=method), smooth(sound))
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    np.testing.assert_allclose(covered, 1.0, rtol=1e-9)
+
+
+@with_esmf
 def test_xesmf_applies_the_weights_that_we_write(tmp_path: Path) -> None:
     import xesmf
 
