@@ -6,8 +6,11 @@ or invalid configuration; 3 scheduler unreachable or in an unknown state; 130 in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+W = TypeVar("W")
 
 EXIT_OK = 0
 EXIT_PROBLEMS = 1
@@ -77,3 +80,11 @@ class SchedulerError(CallmipError):
     """The scheduler could not be reached, or its answer says nothing certain (exit code 3)."""
 
     exit_code = EXIT_SCHEDULER
+
+
+def one_of(option: str, text: str, known: Sequence[W]) -> W:
+    """The word among those known that ``text`` is; UsageError for another one."""
+    for word in known:
+        if text == word:
+            return word
+    raise UsageError(Problem(option, found=repr(text), wanted=" or ".join(map(str, known))))

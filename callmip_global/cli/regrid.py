@@ -64,6 +64,13 @@ def regrid(
             help="Whose weights: native, xesmf (needs ESMPy), or auto: native where it can."
         ),
     ] = "auto",
+    gaussian_edges: Annotated[
+        str,
+        typer.Option(
+            help="Edges of a Gaussian grid without bounds: weights (those of Gauss) or midpoints "
+            "(as CDO has them)."
+        ),
+    ] = "weights",
     annual: Annotated[
         bool,
         typer.Option(
@@ -123,6 +130,7 @@ def regrid(
             weight_file=weights,
             engine=engine,
             method=method,
+            gaussian_edges=gaussian_edges,
             kinds=_kinds(kind or []),
             min_fraction=min_fraction,
             annual=annual,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
-from callmip_global.errors import Problem, UsageError
+from callmip_global.errors import Problem, UsageError, one_of
 from callmip_global.grid import EdgeModel, Grid
 from callmip_global.regrid.esmf import esmf_weights
 from callmip_global.regrid.mesh import Mesh
@@ -15,16 +15,16 @@ Engine = Literal["auto", "native", "xesmf"]
 Method = Literal["conservative", "nearest", "bilinear"]
 
 
+_ENGINES: tuple[Engine, ...] = ("auto", "native", "xesmf")
+_METHODS: tuple[Method, ...] = ("conservative", "nearest", "bilinear")
+
+
 def check_engine(engine: str, method: str) -> tuple[Engine, Method]:
     """The two words, checked. UsageError for others, and for a method the engine does not have."""
-    engines, methods = get_args(Engine), get_args(Method)
-    for option, word, known in (("--engine", engine, engines), ("--method", method, methods)):
-        if word not in known:
-            raise UsageError(Problem(option, found=repr(word), wanted=f"one of {', '.join(known)}"))
-    if engine == "native" and method == "bilinear":
+    chosen = one_of("--engine", engine, _ENGINES), one_of("--method", method, _METHODS)
+    if chosen == ("native", "bilinear"):
         wanted = "conservative or nearest with the native engine"
         raise UsageError(Problem("--method", found="bilinear", wanted=wanted))
-    chosen: tuple[Engine, Method] = engines[engines.index(engine)], methods[methods.index(method)]
     return chosen
 
 

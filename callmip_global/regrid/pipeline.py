@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from callmip_global import __version__
 from callmip_global.annual import Annual
-from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.errors import DataError, Problem, UsageError, one_of
 from callmip_global.files import text_hash
-from callmip_global.grid import Grid
+from callmip_global.grid import GaussianEdges, Grid
 from callmip_global.parallel import TaskMap, in_threads
 from callmip_global.regrid.apply import covered_fraction
 from callmip_global.regrid.engines import check_engine, make_weights
@@ -43,6 +43,7 @@ from callmip_global.regrid.shards import (
 from callmip_global.regrid.weightfiles import read_weights
 from callmip_global.regrid.weights import AnyWeights, conservative_weights
 from callmip_global.store import (
+    FREQUENCIES,
     ArraySpec,
     StoreName,
     StoreWriter,
@@ -60,6 +61,7 @@ from callmip_global.store import (
 from callmip_global.timeaxis import Frequency, decode_months, decode_years
 
 Array = NDArray[np.float64]
+_GAUSSIAN_EDGES: tuple[GaussianEdges, ...] = ("weights", "midpoints")
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-11}
 """Largest relative drift of a global integral that is let through, by the type of the data."""
@@ -255,11 +257,7 @@ def regrid_store(
 
 
 def _frequency(text: str | None) -> Frequency | None:
-    known: tuple[Frequency | None, ...] = ("mon", "yr", None)
-    for frequency in known:
-        if text == frequency:
-            return frequency
-    raise UsageError(Problem("--frequency", found=repr(text), wanted="mon or yr"))
+    return None if text is None else one_of("--frequency", text, FREQUENCIES)
 
 
 def regrid_files(
@@ -271,6 +269,7 @@ def regrid_files(
     weight_file: Path | None = None,
     engine: str = "auto",
     method: str = "conservative",
+    gaussian_edges: str = "weights",
     kinds: Mapping[str, Kind] | None = None,
     min_fraction: float = 0.0,
     annual: bool = False,
@@ -285,6 +284,8 @@ def regrid_files(
 
     weight_file : conservative weights of another tool instead of our own (``read_weights``)
     engine, method : whose weights, and which, where there is no file (``engines.make_weights``)
+    gaussian_edges : edges of a Gaussian grid that names none: from the "weights" of Gauss, or at
+        the "midpoints" between its latitudes, as CDO has them
     kinds : variable -> intensive, extensive or categorical, over what its attributes say
         (``kind_of``). Amounts per cell are shared out by area, so that their sum is kept; of
         classes a cell gets the one with the largest area.
@@ -307,7 +308,12 @@ def regrid_files(
         raise UsageError(Problem("--min-fraction", found=str(min_fraction), wanted="0 to 1"))
     whose, how = check_engine(engine, method)
     corners = weight_file is None and how == "conservative"
-    inputs = open_inputs(paths, _frequency(frequency), corners=corners)
+    inputs = open_inputs(
+        paths,
+        _frequency(frequency),
+        corners=corners,
+        gaussian_edges=one_of("--gaussian-edges", gaussian_edges, _GAUSSIAN_EDGES),
+    )
     _check_kinds(kinds or {}, inputs)
     weights: AnyWeights
     if weight_file is None:
@@ -335,6 +341,7 @@ def regrid_files(
         "version": __version__,
         "sources": [[str(p.resolve()), _file_identity(p)] for p in paths],
         "target": grid.digest,
+        "edges": inputs.source.edge_model,
         "weights": [*weights.provenance().values()],
         "weight file": None if weight_file is None else _file_identity(weight_file),
         "kinds": {name: way.kind for name, way in ways.items()},

@@ -240,6 +240,70 @@ def test_the_kind_can_be_said_and_a_wrong_word_is_one_error(tmp_path: Path) -> N
         assert words in str(result.exception) + result.output
 
 
+# --- engines and methods ------------------------------------------------------------------------
+
+
+def stations(path: Path) -> Path:
+    """Three places that are on no grid, one of them without a value."""
+    ds = xr.Dataset(
+        {"x": (("site",), np.array([1.0, np.nan, 3.0], dtype=np.float32), {"units": "1"})},
+        coords={
+            "lat": ("site", [10.3, 20.1, -33.7], {"units": "degrees_north"}),
+            "lon": ("site", [15.2, 100.9, 24.4], {"units": "degrees_east"}),
+        },
+    )
+    ds.to_netcdf(path)
+    return path
+
+
+def test_points_without_cells_go_to_the_nearest_centres_when_asked_for(tmp_path: Path) -> None:
+    path = stations(tmp_path / "in.nc")
+    arguments = ["regrid", str(path), "--grid", "2deg", "--out", str(tmp_path / "o.zarr")]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, DataError)
+    assert "--method nearest" in str(refused.exception)
+    done = CliRunner().invoke(app, [*arguments, "--method", "nearest"])
+    assert done.exit_code == 0, done.output
+    assert "not conservative" in done.output
+    assert "x: weighted by valid area, mask static, no integrals" in done.output
+    ds = open_store(tmp_path / "o.zarr")
+    assert ds["x"].sel(lat=11, lon=15).item() == 1.0
+    assert ds["x"].sel(lat=-33, lon=25).item() == 3.0
+    assert np.isnan(ds["x"].sel(lat=21, lon=101).item())
+    assert np.isnan(ds["x"].sel(lat=61, lon=-99).item())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"engine": "esmf"}, "--engine: found 'esmf', wanted auto or native or xesmf"),
+        ({"method": "cubic"}, "--method: found 'cubic', wanted conservative or nearest or bili"),
+        ({"engine": "native", "method": "bilinear"}, "--method: found bilinear, wanted conserv"),
+        ({"gaussian_edges": "middle"}, "--gaussian-edges: found 'middle', wanted weights or mid"),
+        ({"method": "nearest", "kinds": {"x": "extensive"}}, "x: found amounts per cell (exten"),
+    ],
+)
+def test_what_no_engine_can_do_is_said_before_anything_is_read(
+    given: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = monthly(tmp_path / "in.nc", 1)
+    with pytest.raises((UsageError, DataError)) as error:
+        regrid_files([path], grid=TWO, out=tmp_path / "o.zarr", **given)
+    assert words in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.nc"]
+
+
+def test_edges_between_gaussian_rows_are_those_asked_for(tmp_path: Path) -> None:
+    path = monthly(tmp_path / "in.nc", 1)
+    found = {}
+    for edges in ("weights", "midpoints"):
+        out = tmp_path / f"{edges}.zarr"
+        found[edges] = regrid_files([path], grid=TWO, out=out, gaussian_edges=edges)["weights"]
+    assert found["weights"]["edge_model"] != found["midpoints"]["edge_model"]
+    a, b = (open_store(tmp_path / f"{edges}.zarr") for edges in found)
+    assert not np.array_equal(a["x"], b["x"], equal_nan=True)
+
+
 # --- a minimum valid fraction, and what was conserved ------------------------------------------
 
 
