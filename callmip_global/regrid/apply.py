@@ -28,7 +28,6 @@ def _add_row(
     num: NDArray[np.float64],
 ) -> None:
     """Add weight x fraction x value of every number in a source row."""
-    f = t if fraction.shape[0] > 1 else 0
     if whole:
         for i in range(values.shape[2]):
             x = values[t, row, i]
@@ -36,7 +35,7 @@ def _add_row(
     else:
         for i in range(values.shape[2]):
             x = values[t, row, i]
-            w = weight * fraction[f, row, i]
+            w = weight * fraction[row, i]
             num[i] += w * np.float64(x) if x == x else 0.0
 
 
@@ -67,34 +66,13 @@ def _add_row_and_weight(
 
 
 @compiled
-def _along(
-    num: NDArray[np.float64],
-    first: Any,
-    last: Any,
-    slots: NDArray[np.uint32],
-    weights: NDArray[np.float64],
-    total: NDArray[np.float64],
-) -> None:
-    """Sums along longitude of the target cells first:last of a row."""
-    if slots.shape[0] == 2:
-        for i in range(first, last):
-            total[i] = weights[0, i] * num[slots[0, i]] + weights[1, i] * num[slots[1, i]]
-        return
-    for i in range(first, last):
-        total[i] = weights[0, i] * num[slots[0, i]]
-    for k in range(1, slots.shape[0]):
-        for i in range(first, last):
-            total[i] += weights[k, i] * num[slots[k, i]]
-
-
-@compiled
 def _along_pairs(
     num: NDArray[np.float64],
     pairs: NDArray[np.uint64],
     weights: NDArray[np.float64],
     total: NDArray[np.float64],
 ) -> None:
-    """``_along`` where every target cell has two source cells, and runs of cells runs of pairs."""
+    """Sums along longitude where target cells have two source cells each, in runs of pairs."""
     for r in range(pairs.shape[0]):
         into, source = pairs[r, 0], pairs[r, 2]
         for i in range(pairs[r, 1]):
@@ -139,14 +117,36 @@ def _mean_kernel(
             if pairs.shape[0] > 0:
                 _along_pairs(num, pairs, lon_values, total)
                 _along_pairs(den, pairs, lon_values, weight)
-            else:
-                _along(num, 0, n_lon, slots, lon_values, total)
-                _along(den, 0, n_lon, slots, lon_values, weight)
+                for i in range(n_lon):
+                    w = weight[i]
+                    covered[t, j, i] = min(w, cap)
+                    inverse = np.divide(1.0, w)
+                    out[t, j, i] = total[i] * inverse if w > 0.0 else np.nan
+                continue
+            # Most cells are sea, beside each other: a branch that is foreseen saves the rest.
+            if slots.shape[0] == 2:
+                for i in range(n_lon):
+                    a, b = slots[0, i], slots[1, i]
+                    p, q = lon_values[0, i], lon_values[1, i]
+                    w = p * den[a] + q * den[b]
+                    covered[t, j, i] = min(w, cap)
+                    if w > 0.0:
+                        out[t, j, i] = (p * num[a] + q * num[b]) * np.divide(1.0, w)
+                    else:
+                        out[t, j, i] = np.nan
+                continue
             for i in range(n_lon):
-                w = weight[i]
+                w = lon_values[0, i] * den[slots[0, i]]
+                for k in range(1, slots.shape[0]):
+                    w += lon_values[k, i] * den[slots[k, i]]
                 covered[t, j, i] = min(w, cap)
-                mean = np.divide(total[i], w)
-                out[t, j, i] = mean if w > 0.0 else np.nan
+                if w > 0.0:
+                    x = lon_values[0, i] * num[slots[0, i]]
+                    for k in range(1, slots.shape[0]):
+                        x += lon_values[k, i] * num[slots[k, i]]
+                    out[t, j, i] = x * np.divide(1.0, w)
+                else:
+                    out[t, j, i] = np.nan
 
 
 @compiled
@@ -163,7 +163,7 @@ def _fixed_mean_kernel(
     pairs: NDArray[np.uint64],
     runs: NDArray[np.uint64],
     run_indptr: NDArray[np.uint64],
-    sums: NDArray[np.float64],
+    inverse: NDArray[np.float64],
     out: NDArray[Any],
 ) -> None:
     n_lon = out.shape[2]
@@ -183,13 +183,25 @@ def _fixed_mean_kernel(
                 _add_row(values, fraction, whole, t, lat_indices[a], lat_values[a], num)
             if pairs.shape[0] > 0:
                 _along_pairs(num, pairs, lon_values, total)
-            else:
-                for r in range(run_indptr[j], run_indptr[j + 1]):
-                    _along(num, runs[r, 0], runs[r, 1], slots, lon_values, total)
+                for i in range(n_lon):
+                    out[t, j, i] = total[i] * inverse[j, i]
+                continue
             for i in range(n_lon):
-                w = sums[j, i]
-                mean = np.divide(total[i], w)
-                out[t, j, i] = mean if w > 0.0 else np.nan
+                out[t, j, i] = np.nan
+            for r in range(run_indptr[j], run_indptr[j + 1]):
+                if slots.shape[0] == 2:
+                    for i in range(runs[r, 0], runs[r, 1]):
+                        x = (
+                            lon_values[0, i] * num[slots[0, i]]
+                            + lon_values[1, i] * num[slots[1, i]]
+                        )
+                        out[t, j, i] = x * inverse[j, i]
+                    continue
+                for i in range(runs[r, 0], runs[r, 1]):
+                    x = lon_values[0, i] * num[slots[0, i]]
+                    for k in range(1, slots.shape[0]):
+                        x += lon_values[k, i] * num[slots[k, i]]
+                    out[t, j, i] = x * inverse[j, i]
 
 
 @compiled
@@ -215,7 +227,7 @@ def _cell_mean_kernel(
                     total += w * x
                     weight += w
             covered[t, k] = min(weight, cap)
-            out[t, k] = total / weight if weight > 0.0 else np.nan
+            out[t, k] = total * (1.0 / weight) if weight > 0.0 else np.nan
 
 
 @compiled
@@ -225,7 +237,7 @@ def _fixed_cell_mean_kernel(
     indptr: NDArray[np.uint32],
     indices: NDArray[np.uint32],
     weights: NDArray[np.float64],
-    sums: NDArray[np.float64],
+    inverse: NDArray[np.float64],
     out: NDArray[Any],
 ) -> None:
     for t in range(values.shape[0]):
@@ -234,7 +246,7 @@ def _fixed_cell_mean_kernel(
             total = 0.0
             for a in range(indptr[r], indptr[r + 1]):
                 total += weights[a] * values[t, indices[a]]
-            out[t, rows[r]] = total / sums[r]
+            out[t, rows[r]] = total * inverse[r]
 
 
 # Sums over a map run in this many lanes, cell k in lane k % _LANES: the same additions in the same
@@ -257,7 +269,11 @@ def _add_round(
 ) -> None:
     """Add values x weight of cells start:stop (one round of the lanes) to the lanes."""
     lanes = np.uint64(_LANES)
-    second, third, fourth = start + lanes, start + lanes + lanes, start + lanes + lanes + lanes
+    second, third, fourth = (
+        start + lanes,
+        start + lanes + lanes,
+        start + lanes + lanes + lanes,
+    )
     if fourth + lanes == stop:
         for i in range(lanes):
             a, b = values[t, start + i], values[t, second + i]
@@ -288,7 +304,11 @@ def _widen_round(
 ) -> None:
     """Widen the lanes' smallest and largest numbers by cells start:stop (one round)."""
     lanes = np.uint64(_LANES)
-    second, third, fourth = start + lanes, start + lanes + lanes, start + lanes + lanes + lanes
+    second, third, fourth = (
+        start + lanes,
+        start + lanes + lanes,
+        start + lanes + lanes + lanes,
+    )
     if fourth + lanes == stop:
         for i in range(lanes):
             a, b = values[t, start + i], values[t, second + i]
@@ -324,7 +344,10 @@ def _total(lanes: NDArray[np.float64]) -> float:
 
 @compiled
 def _map_weight(
-    fraction: NDArray[Any], area: NDArray[np.float64], t: int, weight: NDArray[np.float64]
+    fraction: NDArray[Any],
+    area: NDArray[np.float64],
+    t: int,
+    weight: NDArray[np.float64],
 ) -> None:
     """The weight of each cell in the integral of map t; one that never changes is made once."""
     if t == 0 or fraction.shape[0] > 1:
@@ -485,7 +508,7 @@ class _Axes:
 
     again : (nlat,) whether a target row has the very weights of the row before it
     slots, lon_values : (k, nlon) source columns and weights of each target column, k the most that
-        one has; the others are filled up with weight 0 of a column behind the last, which is 0
+        one has, at least 2; what one has less is weight 0 of a column behind the last, which is 0
     pairs : (m, 3) runs of target columns that have two source columns each, one pair after the
         other: first target column, length, first source column; none where runs are short
     """
@@ -510,7 +533,7 @@ class _Axes:
         counts = np.diff(lon.indptr)
         columns = np.repeat(np.arange(lon.n_target), counts)
         place = np.arange(columns.size) - lon.indptr[columns]
-        most = max(1, int(counts.max(initial=1)))
+        most = max(2, int(counts.max(initial=2)))
         slots = np.full((most, lon.n_target), lon.n_source, dtype=np.uint32)
         values = np.zeros((most, lon.n_target))
         slots[place, columns] = lon.indices
@@ -574,10 +597,11 @@ class FixedMean:
         whole = bool(np.all(part[valid] == 1.0))
         _apply(weights, nothing, part[None], whole, unused, sums, np.inf)
         self.covered: NDArray[np.float64] = np.minimum(sums[0], 1.0)
+        inverse = np.divide(1.0, sums[0], out=np.full_like(sums[0], np.nan), where=sums[0] > 0.0)
         self._means = (
-            _FixedCells.of(weights, part, sums[0])
+            _FixedCells.of(weights, part, inverse)
             if isinstance(weights, CellWeights)
-            else _FixedAxes(_Axes.of(weights), part[None], whole, *_runs(sums[0] > 0.0), sums[0])
+            else _FixedAxes(_Axes.of(weights), part, whole, *_runs(sums[0] > 0.0), inverse)
         )
 
     def mean(self, values: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -598,7 +622,7 @@ class _FixedAxes:
     whole: bool
     runs: NDArray[np.uint64]
     run_indptr: NDArray[np.uint64]
-    sums: NDArray[np.float64]
+    inverse: NDArray[np.float64]
 
     def fill(self, values: NDArray[Any], out: NDArray[Any]) -> None:
         axes = self.axes
@@ -615,7 +639,7 @@ class _FixedAxes:
             axes.pairs,
             self.runs,
             self.run_indptr,
-            self.sums,
+            self.inverse,
             out,
         )
 
@@ -640,23 +664,26 @@ class _FixedCells:
     indptr: NDArray[np.uint32]
     indices: NDArray[np.uint32]
     values: NDArray[np.float64]
-    sums: NDArray[np.float64]
+    inverse: NDArray[np.float64]
 
     @classmethod
     def of(
-        cls, weights: CellWeights, part: NDArray[np.float64], sums: NDArray[np.float64]
+        cls,
+        weights: CellWeights,
+        part: NDArray[np.float64],
+        inverse: NDArray[np.float64],
     ) -> _FixedCells:
-        rows = np.repeat(np.arange(sums.size), np.diff(weights.indptr))
+        rows = np.repeat(np.arange(inverse.size), np.diff(weights.indptr))
         values = weights.values * part.reshape(-1)[weights.indices]
-        keep = (values != 0.0) & (sums.reshape(-1)[rows] > 0.0)
-        counts = np.bincount(rows[keep], minlength=sums.size)
+        keep = (values != 0.0) & (~np.isnan(inverse.reshape(-1)[rows]))
+        counts = np.bincount(rows[keep], minlength=inverse.size)
         some = np.flatnonzero(counts)
         return cls(
             some.astype(np.uint32),
             np.concatenate([[0], np.cumsum(counts[some])]).astype(np.uint32),
             weights.indices[keep].astype(np.uint32),
             values[keep],
-            sums.reshape(-1)[some],
+            inverse.reshape(-1)[some],
         )
 
     def fill(self, values: NDArray[Any], out: NDArray[Any]) -> None:
@@ -667,7 +694,7 @@ class _FixedCells:
             self.indptr,
             self.indices,
             self.values,
-            self.sums,
+            self.inverse,
             out.reshape(steps, -1),
         )
 
@@ -753,7 +780,13 @@ def masked_mean(
     by_map = (-1, *weights.target_shape)
     # Overlaps add up to 1 only to rounding; what is written must not exceed the cell.
     _apply(
-        weights, flat, part, fraction is None, means.reshape(by_map), covered.reshape(by_map), 1.0
+        weights,
+        flat,
+        part,
+        fraction is None,
+        means.reshape(by_map),
+        covered.reshape(by_map),
+        1.0,
     )
     return means, covered
 
