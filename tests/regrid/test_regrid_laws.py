@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from callmip_global.grid import EARTH_RADIUS_M, Grid, standard_grid
 from callmip_global.regrid import conservative_weights, masked_mean, regrid_dataset
+from callmip_global.store import value_fraction
 
 seeds = st.integers(0, 2**32 - 1)
 EDGE_DEGREES = np.spacing(1080.0)
@@ -195,7 +196,7 @@ def test_a_data_set_keeps_its_integrals_with_the_fraction_beside_it(
     values, land = fields(a, seed), land_of(a, seed)
     out = regrid_dataset(file_of(a, values, land), grid=b)
     for name, part in (("x", land), ("y", 1.0)):
-        fraction = out.get(f"valid_fraction_{name}", out["valid_fraction"])
+        fraction = value_fraction(out, name)
         after = (out[name] * fraction * out["areacella"]).sum(("lat", "lon"))
         drift = after.values - integral(a, values, part)
         assert np.all(np.abs(drift) <= 10.0 * moved_m2(a, b))
