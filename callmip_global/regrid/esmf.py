@@ -121,7 +121,7 @@ def _libraries() -> tuple[Any, Any]:
                     found=f"no {name} ({error})",
                     wanted="xESMF and ESMPy",
                     remedy="ESMPy is on conda-forge only: conda env create -f environment.yml && "
-                    "conda activate callmip-global; or use --engine native",
+                    "conda activate callmip-global; or use --engine native --method conservative",
                 )
             ) from error
     return found[0], found[1]
