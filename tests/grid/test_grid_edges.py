@@ -444,6 +444,14 @@ REFUSED: dict[str, tuple[xr.Dataset, str]] = {
         ),
         r"lon: found bounds with a gap between 0\.9 and 1\.1, ",
     ),
+    "two columns that overlap": (
+        dataset(
+            [0.0, 2.0],
+            [0.5, 1.5, 2.5],
+            lon_bnds=(("lon", "b"), [[0.0, 1.0], [1.0, 2.25], [2.0, 3.0]]),
+        ),
+        r"lon: found bounds with an overlap between 2\.25 and 2, ",
+    ),
     "bounds of other columns": (
         dataset(
             [0.0, 2.0],

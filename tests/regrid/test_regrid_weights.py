@@ -9,10 +9,10 @@ from grid_cases import fields, gaussian, grids, integral, pole_centred
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callmip_global.compiled import compiled
 from callmip_global.errors import DataError
 from callmip_global.grid import Grid, standard_grid
 from callmip_global.regrid import conservative_weights, covered_fraction, masked_mean
-from callmip_global.regrid.compiled import compiled
 
 REAL = {
     "Gaussian N48": gaussian(96, 192),
