@@ -219,6 +219,18 @@ def test_threads_share_one_fixed_mean() -> None:
     assert out.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.parametrize("column", [0, 47])
+def test_an_infinity_reaches_no_cell_that_it_does_not_touch(column: int) -> None:
+    weights = conservative_weights(*REAL["Gaussian"])
+    values = np.ones((1, *weights.source_shape))
+    values[0, :, column] = np.inf
+    out, _ = masked_mean(weights, values)
+    touched = weights.lon.dense()[:, column] > 0.0
+    assert np.all(np.isfinite(out[0]) == ~touched)
+    fixed = FixedMean(weights, np.ones(weights.source_shape, dtype=bool), np.ones(values.shape[1:]))
+    assert fixed.mean(values).tobytes() == out.tobytes()
+
+
 # --- means: by hand ---
 
 
