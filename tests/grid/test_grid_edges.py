@@ -283,7 +283,25 @@ def test_a_latitude_beyond_the_pole_by_rounding_is_the_pole() -> None:
     assert read.lat_edges[[0, 1]].tolist() == [-90.0, -89.5]
 
 
+def test_areas_of_land_with_zeros_over_the_sea_tell_edges_other_units_and_shares_do_not() -> None:
+    middle = 0.5 * (WHOLE_N48.lat[:-1] + WHOLE_N48.lat[1:])
+    half_way = Grid("m", np.concatenate([[-90.0], middle, [90.0]]), WHOLE_N48.lon_edges)
+    area = xr.DataArray(half_way.cell_area, dims=("lat", "lon"))
+    sea = np.random.default_rng(2).random(area.shape) < 0.6
+    share = np.tile([0.8, 1.2], 96)
+    for told, model in (
+        (area.where(~sea, 0.0), "areacella"),
+        (area * 1e-6, "gauss-weights"),
+        (area * share, "gauss-weights"),
+    ):
+        read = grid_of(dataset(WHOLE_N48.lat, WHOLE_N48.lon, areacella=told), "area.nc")
+        assert read.edge_model == model
+
+
 def test_bounds_beyond_the_poles_are_clipped() -> None:
+    bounds = [[-95.0, -60.0], [-60.0, 20.0], [20.0, 95.0]]
+    uneven = dataset([-80.0, -10.0, 60.0], [0.0, 1.0], lat_bnds=(("lat", "b"), bounds))
+    assert grid_of(uneven, "uneven.nc").grid.lat_edges.tolist() == [-90.0, -60.0, 20.0, 90.0]
     half = 90.0 / 191
     lat = np.linspace(-90.0, 90.0, 192)
     bounds = np.stack([lat - half, lat + half], axis=1)
