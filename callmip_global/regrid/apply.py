@@ -699,7 +699,7 @@ class _FixedCells:
         )
 
 
-def _one_matrix(weights: AnyWeights) -> CellWeights:
+def one_matrix(weights: AnyWeights) -> CellWeights:
     """Separable weights as one sparse matrix."""
     if isinstance(weights, CellWeights):
         return weights

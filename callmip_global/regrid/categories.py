@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.compiled import compiled
-from callmip_global.regrid.apply import _one_matrix
+from callmip_global.regrid.apply import one_matrix
 from callmip_global.regrid.weights import AnyWeights
 
 
@@ -46,17 +46,16 @@ def _category_kernel(
                     areas[met] = 0.0
                     met += 1
                 areas[place] += w
-            best = -1
+            largest = 0.0
             for c in range(met):
-                # Areas that differ by rounding only are equal: the smaller number has it.
-                if (
-                    best < 0
-                    or areas[c] > areas[best] + 1e-12
-                    or (areas[c] > areas[best] - 1e-12 and classes[c] < classes[best])
-                ):
-                    best = c
+                largest = max(largest, areas[c])
+            best = np.nan
+            for c in range(met):
+                # Areas that differ by rounding only are equal: the smallest number has it.
+                if areas[c] > largest - 1e-12 and not best <= classes[c]:
+                    best = classes[c]
             covered[t, k] = min(total, 1.0)
-            out[t, k] = classes[best] if best >= 0 else np.nan
+            out[t, k] = best
 
 
 def largest_category(
@@ -69,7 +68,7 @@ def largest_category(
     Returns (n, nlat, nlon) in the type of ``values``, NaN where nothing is valid, and the covered
     fraction, float64. Of classes with equal areas the smaller number is taken.
     """
-    matrix = _one_matrix(weights)
+    matrix = one_matrix(weights)
     n, cells = len(values), values.shape[-2] * values.shape[-1]
     part = np.ones((1, cells)) if fraction is None else np.ascontiguousarray(fraction)
     out = np.empty((n, matrix.indptr.size - 1), dtype=values.dtype)

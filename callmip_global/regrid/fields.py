@@ -381,10 +381,11 @@ def _open(path: Path, frequency: Frequency | None) -> xr.Dataset:
     try:
         return xr.open_dataset(path, decode_times=False)
     except (OSError, ValueError) as error:
+        # xarray's words for what no library can read are a page of advice on installing others.
+        why = "what is no NetCDF file" if "did not find a match" in str(error) else str(error)
+        found = f"cannot be opened: {why}"
         raise DataError(
-            Problem(
-                str(path), found=f"cannot be opened: {error}", wanted="a CF NetCDF file or store"
-            )
+            Problem(str(path), found=found, wanted="a CF NetCDF file or store")
         ) from error
 
 

@@ -102,16 +102,10 @@ class Remap:
 
         values : (n, nlat, nlon);  weight : (nlat, nlon) or (n, nlat, nlon);  same : (n,)
         """
-        if self.fixed is None or not same.any():
+        # Both ways give the same bits: a map's result does not depend on those it was read with.
+        if self.fixed is None or not same.all():
             return self._each(values, weight)
-        if same.all():
-            return self._fixed(self.fixed, values), None
-        # A map's result must not depend on the maps it was read with.
-        out = np.empty((len(values), *self.weights.target_shape), dtype=values.dtype)
-        covered = np.empty(out.shape)
-        out[same], covered[same] = self._fixed(self.fixed, values[same]), self.fixed.covered
-        out[~same], covered[~same] = self._each(values[~same], weight)
-        return out, covered
+        return self._fixed(self.fixed, values), None
 
     def _fixed(self, fixed: FixedMean, values: NDArray[Any]) -> NDArray[Any]:
         if self.kind == "categorical":
