@@ -206,7 +206,7 @@ def test_a_store_is_the_same_to_the_byte_though_a_worker_and_a_job_are_killed(
         name="regrid",
         say=said.append,
     ) as task_map:
-        held = held_units.holding(task_map, "_fill_region", marks)
+        held = held_units.holding(task_map, "fill_shard", marks)
         report = regrid_store(native, grid=standard_grid("2deg"), out=out, name=TWO, task_map=held)
     killer.join()
     assert (contents(out), report) == regridded
