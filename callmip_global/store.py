@@ -51,7 +51,7 @@ PER_LAND = "where land"
 """What ``cell_methods`` says of a variable that is a mean over the land part of its cell."""
 
 _TIME_CHUNK = 60
-_CELL_CHUNK = 45
+_CELL_CHUNK = 90
 _SHARD_BYTES = 256 * 1024**2
 _NEGATIVE_FILLS = (-999.0, -9999.0, -99999.0)
 _FILL_SHARE = 0.01
@@ -266,10 +266,12 @@ def store_attributes(
 def chunking(
     dims: Sequence[str], shape: Sequence[int], item_bytes: int = 4
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(inner chunk, shard) of an array: about (60, 45, 45) in (60, whole map).
+    """(inner chunk, shard) of an array: about (60, 90, 90) in (60, whole map).
 
-    A map then touches one file, and a time series of one cell reads little. Times per shard are
-    fewer where 60 whole maps (with all levels) would be more than 256 MB.
+    A map then touches one file, and a time series of one cell reads little; with chunks of 45 cells
+    a series is as fast, a map and everything take two and three times as long (measured by
+    scripts/bench_regrid, part layout). Times per shard are fewer where 60 whole maps (with all
+    levels) would be more than 256 MB.
     """
     chunk, shard = [], []
     per_step = item_bytes * math.prod(n for d, n in zip(dims, shape, strict=True) if d != "time")
@@ -289,8 +291,8 @@ def chunking(
 
 
 def _cell_chunk(size: int) -> int:
-    """The divisor of ``size`` nearest to 45 within 30 to 64, else 45 (the last chunk is padded)."""
-    divisors = [n for n in range(30, 65) if size % n == 0]
+    """The divisor of ``size`` nearest to 90 within 60 to 128, else 90 (the last one is padded)."""
+    divisors = [n for n in range(60, 129) if size % n == 0]
     return min(size, min(divisors, key=lambda n: abs(n - _CELL_CHUNK), default=_CELL_CHUNK))
 
 
