@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,9 +74,19 @@ class Annual:
         """Empty sums for the months of a region; ``shape`` is that of one time step."""
         return YearSums(self, self.span(region), shape)
 
-    def sums_of(self, years: slice, shape: tuple[int, ...]) -> YearSums:
-        """Empty sums of these years, to `load` kept ones."""
-        return YearSums(self, years, shape)
+    def kept(
+        self,
+        folder: Path,
+        name: str,
+        regions: Iterable[slice],
+        years: slice,
+        shape: tuple[int, ...],
+    ) -> YearSums:
+        """The sums of these years, from what the regions of a variable have kept in ``folder``."""
+        sums = YearSums(self, years, shape)
+        for region in regions:
+            sums._load(folder, name, region)
+        return sums
 
 
 @compiled
@@ -95,6 +106,10 @@ def _add_month(
                 part = share * fraction[f, i]
                 total[k, i] += share * x if extensive else part * x
                 covered[k, i] += part
+
+
+def _place(folder: Path, name: str, region: slice) -> Path:
+    return folder / f"{name}-{region.start}.npz"
 
 
 def _when_there(path: Path) -> Path:
@@ -144,20 +159,21 @@ class YearSums:
                     extensive,
                 )
 
-    def save(self, folder: Path, name: str) -> None:
-        """Keep the sums as a file, whole or not at all."""
+    def save(self, folder: Path, name: str, region: slice) -> None:
+        """Keep the sums of a region of a variable as a file, whole or not at all."""
         content = io.BytesIO()
         np.savez(content, total=self.total, covered=self.covered)
-        write_atomic(folder / f"{name}.npz", content.getvalue())
+        write_atomic(_place(folder, name, region), content.getvalue())
 
-    def load(self, folder: Path, name: str, span: slice) -> None:
-        """Add kept sums of the years ``span``, as far as they are among these years."""
+    def _load(self, folder: Path, name: str, region: slice) -> None:
+        """Add the kept sums of a region, as far as its years are among these."""
+        span = self.annual.span(region)
         first, last = max(span.start, self.span.start), min(span.stop, self.span.stop)
         if first >= last:
             return
         here = slice(first - self.span.start, last - self.span.start)
         there = slice(first - span.start, last - span.start)
-        with np.load(_when_there(folder / f"{name}.npz")) as kept:
+        with np.load(_when_there(_place(folder, name, region))) as kept:
             self.total[here] += kept["total"][there]
             self.covered[here] += kept["covered"][there]
 

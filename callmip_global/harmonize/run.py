@@ -553,9 +553,8 @@ def _write_years(work: _Work, annual: Annual, name: str) -> None:
     for region in writer.regions("yr", name):
         if writer.is_done("yr", name, region):
             continue
-        sums = annual.sums_of(region, work.plan.grid.shape)
-        for part in writer.regions("mon", name):
-            sums.load(writer.scratch, f"{name}-{part.start}", annual.span(part))
+        months, shape = writer.regions("mon", name), work.plan.grid.shape
+        sums = annual.kept(writer.scratch, name, months, region, shape)
         writer.write("yr", name, region, _on_land(sums.whole(), work.fraction))
 
 
@@ -593,7 +592,7 @@ def _make(work: _Work, unit: _Unit) -> _Made:
             if work.annual is not None and unit.group == "mon":
                 sums = work.annual.sums(unit.region, plan.grid.shape)
                 sums.add(unit.region, values, np.ones(plan.grid.shape))
-                sums.save(work.writer.scratch, f"{name}-{unit.region.start}")
+                sums.save(work.writer.scratch, name, unit.region)
             work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
             made.written.append(name)
     made.summaries = {name: item.summary for name, item in mine.items()}

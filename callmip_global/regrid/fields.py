@@ -72,11 +72,15 @@ class Field:
         return "float32" if self.parts[0].dtype == np.float32 else "float64"
 
     @property
+    def leading(self) -> tuple[int, ...]:
+        """Sizes of the dimensions before latitude and longitude, of all parts together."""
+        own = self.parts[0].sizes
+        return tuple(self.size if dim == "time" else own[dim] for dim in self.dims[:-2])
+
+    @property
     def step_size(self) -> int:
         """Number of values of one time step, as ``read`` returns them."""
-        own = self.parts[0].sizes
-        levels = math.prod(n for dim, n in own.items() if dim in self.dims[:-2] and dim != "time")
-        return levels * self.shape[0] * self.shape[1]
+        return math.prod(self.leading) // self.size * math.prod(self.shape)
 
     @property
     def attributes(self) -> dict[str, Any]:

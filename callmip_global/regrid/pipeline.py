@@ -31,8 +31,6 @@ from callmip_global.regrid.shards import (
     Progress,
     Remap,
     Work,
-    check_missing,
-    drift,
     fill_shards,
     fill_years,
     has_years,
@@ -107,13 +105,9 @@ def regrid_dataset(
     static: dict[str, Array] = {}
     for field in inputs.fields:
         remap = ways[field.name]
-        values = field.read(slice(0, field.size))
-        maps = np.ascontiguousarray(values).reshape(-1, *values.shape[-2:])
-        weight = remap.weight_of(field, slice(0, field.size), maps.shape)
-        seen = remap.before(maps, weight)
-        check_missing(maps, seen, where, field.name)
+        maps, weight, seen = remap.read(field, slice(0, field.size), where)
         result, covered = remap.apply(maps, weight, seen.same)
-        shape = (*values.shape[:-2], *grid.shape)
+        shape = (*field.leading, *grid.shape)
         out[field.name] = (field.dims, result.reshape(shape), _measured(field.attributes))
         if covered is not None:
             changing[field.name] = (field.dims, covered.reshape(shape))
@@ -491,13 +485,14 @@ def _report(work: Work) -> dict[str, dict[str, Any]]:
     """Per group and variable what was conserved; the series go into the store, too."""
     report: dict[str, dict[str, Any]] = {}
     for group, given in work.inputs.items():
-        report[group] = {f.name: summary(work, group, f) for f in given.fields}
+        report[group] = {}
         variables: dict[str, Any] = {}
         for field in given.fields:
-            if "integral_before" not in report[group][field.name]:
+            whole = work.remaps[group][field.name].has_integrals
+            found = series(work, group, field.name) if whole else None
+            report[group][field.name] = summary(work, group, field, found)
+            if found is None:
                 continue
-            found = series(work, group, field.name)
-            found = {**found, "drift": drift(found)}
             units = field.attributes.get("units", "1")
             measure = "" if work.remaps[group][field.name].kind == "extensive" else " m2"
             for key, text in _SERIES.items():

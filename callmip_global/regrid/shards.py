@@ -91,9 +91,17 @@ class Remap:
         """(nlat, nlon) covered fraction of the target cells in the first map."""
         return None if self.fixed is None else self.fixed.covered
 
-    def weight_of(self, field: Field, block: slice, shape: tuple[int, ...]) -> Array:
-        """(nlat, nlon), or one map for each of ``shape`` (n, nlat, nlon): what weighs a block."""
-        return field.read_weight(block).reshape(shape) if self.weight is None else self.weight
+    def read(self, field: Field, block: slice, where: str) -> tuple[NDArray[Any], Array, Survey]:
+        """The maps (n, nlat, nlon) of a block, what weighs them, (nlat, nlon) or one map for each,
+        and their survey. DataError where a fill value is among the numbers."""
+        values = field.read(block)
+        maps = np.ascontiguousarray(values).reshape(-1, *values.shape[-2:])
+        weight = self.weight
+        if weight is None:
+            weight = field.read_weight(block).reshape(maps.shape)
+        seen = self._before(maps, weight)
+        _check_missing(maps, seen, where, field.name)
+        return maps, weight, seen
 
     def apply(
         self, values: NDArray[Any], weight: Array, same: NDArray[np.bool_]
@@ -127,14 +135,14 @@ class Remap:
         assert self.source_area is not None  # ``remaps`` refuses amounts without areas
         return np.asarray(amounts / self.source_area)
 
-    def before(self, values: NDArray[Any], weight: Array) -> Survey:
+    def _before(self, values: NDArray[Any], weight: Array) -> Survey:
         """The survey of a block; its integrals are sums for an extensive variable."""
         area = None if self.kind == "extensive" else self.source_area
         whole = np.ones(self.weights.source_shape)
         return survey(values, weight, whole if area is None else area, self.valid)
 
     def after(self, result: NDArray[Any], covered: Array) -> Array:
-        """(n,) integrals of what was made, as ``before`` has them (of no use for classes)."""
+        """(n,) integrals of what was made, as the survey has them (of no use for classes)."""
         if self.kind == "extensive":
             whole = np.ones(self.weights.target_shape)
             return integrals(result, whole, whole)[0]
@@ -180,7 +188,7 @@ def remaps(
     return found
 
 
-def check_missing(values: NDArray[Any], seen: Survey, where: str, name: str) -> None:
+def _check_missing(values: NDArray[Any], seen: Survey, where: str, name: str) -> None:
     """DataError where a fill value would be averaged as if it were a number."""
     fill = fill_among(seen.low, seen.high, seen.low_count / max(1, values.size))
     if fill is not None:
@@ -286,11 +294,7 @@ def fill_shard(work: Work, unit: Unit) -> dict[str, Any]:
     for block in blocks(field, region):
         place = slice(block.start - region.start, block.stop - region.start)
         target = place if field.timed else slice(None)
-        values = field.read(block)
-        maps = np.ascontiguousarray(values).reshape(-1, *values.shape[-2:])
-        weight = remap.weight_of(field, block, maps.shape)
-        seen = remap.before(maps, weight)
-        check_missing(maps, seen, given.where, field.name)
+        maps, weight, seen = remap.read(field, block, given.where)
         _check_finite(seen, given.where, field.name, block)
         result, covered = remap.apply(maps, weight, seen.same)
         if covered is not None:
@@ -315,7 +319,7 @@ def fill_shard(work: Work, unit: Unit) -> dict[str, Any]:
     if changing is not None:
         writer.fill(group, work.fractions[group][field.name], region, changing)
     if years is not None:
-        years.save(writer.scratch, f"{field.name}-{region.start}")
+        years.save(writer.scratch, field.name, region)
     writer.fill(group, field.name, region, shard)
     return {**sums, "changes": changing is not None}
 
@@ -373,9 +377,8 @@ def fill_years(work: Work, monthly: str, yearly: str) -> None:
         for region in writer.regions(yearly, field.name):
             if writer.is_done(yearly, field.name, region):
                 continue
-            sums = annual.sums_of(region, shape)
-            for part in writer.regions(monthly, field.name):
-                sums.load(writer.scratch, f"{field.name}-{part.start}", annual.span(part))
+            months = writer.regions(monthly, field.name)
+            sums = annual.kept(writer.scratch, field.name, months, region, shape)
             if changes:
                 covered = np.minimum(sums.covered, 1.0).astype(field.dtype)
                 writer.write(yearly, fraction, region, covered)
@@ -388,20 +391,19 @@ def fill_years(work: Work, monthly: str, yearly: str) -> None:
 
 def series(work: Work, group: str, name: str) -> dict[str, Array]:
     """Integrals per time step of a variable, from the ledger: ``before``, ``after``, ``scale``
-    (that of the absolute values) and, with a minimum valid fraction, ``kept``."""
+    (that of the absolute values), with a minimum valid fraction ``kept``; and the ``drift``: the
+    change of the integral relative to that of the absolute values."""
     notes = [work.writer.note(group, name, r) for r in work.writer.regions(group, name)]
     keys = [key for key in notes[0] if key != "changes"]
-    return {key: np.concatenate([np.asarray(note[key]) for note in notes]) for key in keys}
+    found = {key: np.concatenate([np.asarray(note[key]) for note in notes]) for key in keys}
+    scale = np.where(found["scale"] > 0.0, found["scale"], 1.0)
+    return {**found, "drift": np.abs(found["after"] - found["before"]) / scale}
 
 
-def drift(integrals_of: Mapping[str, Array]) -> Array:
-    """Change of the integral, relative to that of the absolute values."""
-    before, after, scale = (integrals_of[key] for key in ("before", "after", "scale"))
-    return np.asarray(np.abs(after - before) / np.where(scale > 0.0, scale, 1.0))
-
-
-def summary(work: Work, group: str, field: Field) -> dict[str, Any]:
-    """What the report says of one variable."""
+def summary(
+    work: Work, group: str, field: Field, found: Mapping[str, Array] | None
+) -> dict[str, Any]:
+    """What the report says of one variable; ``found``: its ``series``, where it has integrals."""
     remap = work.remaps[group][field.name]
     changes = work.writer.begun(group, work.fractions[group][field.name])
     said: dict[str, Any] = {
@@ -410,13 +412,12 @@ def summary(work: Work, group: str, field: Field) -> dict[str, Any]:
         "mask": "changes" if changes else "static",
         "stored_as": field.dtype,
     }
-    if not remap.has_integrals:
+    if found is None:
         return said
-    found = series(work, group, field.name)
     said |= {
         "integral_before": float(found["before"].mean()),
         "integral_after": float(found["after"].mean()),
-        "max_relative_drift": float(drift(found).max()),
+        "max_relative_drift": float(found["drift"].max()),
     }
     if "kept" in found:
         said["integral_kept"] = float(found["kept"].mean())

@@ -37,6 +37,7 @@ from callmip_global.regrid.weights import cell_weights
 def why_not() -> str:
     """Why ESMF cannot be had here; nothing where it can."""
     try:
+        # Only whether they can be imported is asked.
         import esmpy  # noqa: F401
         import xesmf  # noqa: F401
     except (ImportError, OSError) as error:
