@@ -24,7 +24,7 @@ class Problem:
     """One thing that is wrong, in words that let the reader mend it without asking.
 
     ``where`` is a file, ``file:line`` or store; ``key`` the dotted key or the variable. Empty parts
-    are left out of the line.
+    are left out of the line. ``rule``: name of the harmonization rule that found it, for reports.
     """
 
     where: str
@@ -32,6 +32,7 @@ class Problem:
     found: str = ""
     wanted: str = ""
     remedy: str = ""
+    rule: str = ""
 
     def __str__(self) -> str:
         parts = [p for p in (self.where, self.key) if p]

@@ -16,7 +16,9 @@ import numpy as np
 from callmip_global.errors import CallmipError, DataError, Problem
 from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.native import Inventory, NativeFile
-from callmip_global.harmonize.run import RefusedVariablesError, check_values
+from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.harmonize.rules import outcome_of
+from callmip_global.harmonize.run import check_values
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
 from callmip_global.store import is_per_land, open_store, store_info, value_fraction
 from callmip_global.units import same_units
@@ -48,15 +50,16 @@ def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def refused(path: str, variable: str, rule: str, problems: Sequence[Problem]) -> Entry:
-    """The entry of something refused for ``problems``."""
-    return Entry(path, variable, "refused", (rule,), "; ".join(str(p) for p in problems))
+    """The entry of something refused for ``problems``; ``rule`` stands for those without one."""
+    rules = tuple(dict.fromkeys(p.rule or rule for p in problems))
+    return Entry(path, variable, "refused", rules, "; ".join(str(p) for p in problems))
 
 
 def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> list[Entry]:
     """Entries of what `harmonize_files` delivered: per file and variable, or per derivation."""
     entries = []
     for name, item in report["variables"].items():
-        outcome: Outcome = "fixed" if item["fixes"] else "accepted"
+        outcome = outcome_of(item["fixes"])
         message = "; ".join(f"{rule}: {text}" for rule, text in item["fixes"].items())
         rules = tuple(item["fixes"])
         used = set(item["files"])

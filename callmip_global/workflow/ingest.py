@@ -14,7 +14,8 @@ from callmip_global.config.manifest import Manifest
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.grid import standard_grid
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
-from callmip_global.harmonize.run import RefusedVariablesError, harmonize_files
+from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
     refused,

@@ -100,13 +100,13 @@ def test_months_are_read_once_for_monthly_and_annual_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    converted = making._Block.converted
+    converted = making.Block.converted
 
     def counted(self: Any, plan: Any, steps: slice) -> Any:
         read.extend(range(steps.start, steps.stop))
         return converted(self, plan, steps)
 
-    monkeypatch.setattr(making._Block, "converted", counted)
+    monkeypatch.setattr(making.Block, "converted", counted)
     gpp = field(0, 20)
     gpp[14, 1, 1] = np.nan
     run(tmp_path, [write_native(tmp_path / "a.nc", {"GPP": (gpp, CARBON)})])

@@ -37,7 +37,7 @@ from callmip_global.config.site import Site, config_path, load_site
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import file_hash, write_json
 from callmip_global.grid import Grid, standard_grid
-from callmip_global.harmonize.run import RefusedVariablesError
+from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.jobs.pbs import Pbs
 from callmip_global.jobs.scheduler import Scheduler
 from callmip_global.jobs.slurm import Slurm

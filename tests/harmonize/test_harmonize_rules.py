@@ -1,0 +1,46 @@
+"""The registry of rules: complete, without leftovers, and what decides an outcome."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import callmip_global
+from callmip_global.harmonize.rules import RULES, outcome_of
+
+PACKAGE = Path(callmip_global.__file__).parent
+
+
+def _texts() -> set[str]:
+    """Every text in the code that harmonizes, outside the registry itself."""
+    files = [*(PACKAGE / "harmonize").glob("*.py"), PACKAGE / "workflow" / "ingest.py"]
+    files += [PACKAGE / "timeaxis.py", PACKAGE / "grid.py", PACKAGE / "units.py"]
+    found = set()
+    for path in files:
+        if path.name == "rules.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_every_rule_of_the_registry_is_used_by_the_code() -> None:
+    assert set(RULES) - _texts() == set()
+
+
+def test_every_rule_that_a_problem_names_is_in_the_registry() -> None:
+    named = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            given = isinstance(node, ast.keyword) and node.arg == "rule"
+            if given and isinstance(node.value, ast.Constant):
+                named.add(str(node.value.value))
+    assert named <= set(RULES)
+
+
+def test_the_worst_rule_decides_the_outcome() -> None:
+    assert outcome_of([]) == "accepted"
+    assert outcome_of(["not-used"]) == "accepted"
+    assert outcome_of(["not-used", "units"]) == "fixed"
+    assert outcome_of(["units", "unreadable"]) == "refused"
