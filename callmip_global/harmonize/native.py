@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import netCDF4
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import SourceGrid, grid_of
+from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.netcdf3 import needed_bytes
 from callmip_global.timeaxis import (
     Frequency,
@@ -35,6 +36,7 @@ DEFAULT_FILL = 9.969209968386869e36
 
 Array = NDArray[np.float64]
 Period = tuple[int, int]
+Note = tuple[str, str]
 
 # The NetCDF library must not be called from two threads at a time.
 _LIBRARY = threading.Lock()
@@ -61,8 +63,10 @@ class NativeFile:
     """Header of one file.
 
     ``axis`` is None without a time axis. ``one_step``: a single stamp without bounds, which may be
-    a month or a year; the files around it decide. ``notes``: what had to be mended to read it.
-    ``synthetic``: what the file says of itself where its values are synthetic.
+    a month or a year; the files around it decide. ``notes``: (rule, words) of what had to be mended
+    or assumed to read it. ``synthetic``: what the file says of itself where its values are
+    synthetic. ``origin``: what reports and messages call the file, ``archive.tar.gz::member.nc``
+    for one that was unpacked; the path if nothing else is given.
     """
 
     path: Path
@@ -71,8 +75,18 @@ class NativeFile:
     axis: MonthAxis | None
     time_dim: str | None
     one_step: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     synthetic: str = ""
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.origin:
+            object.__setattr__(self, "origin", str(self.path))
+
+    @property
+    def name(self) -> str:
+        """The last part of the origin, for messages that name a second file."""
+        return self.origin.rsplit("/", 1)[-1]
 
     def grid_dims(self) -> set[str]:
         """Names of the horizontal dimensions."""
@@ -85,17 +99,17 @@ class NativeFile:
         return [n for n, v in self.variables.items() if dims and dims <= set(v.dims)]
 
 
-def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
+def open_native(path: Path, origin: str = "") -> tuple[xr.Dataset, tuple[Note, ...]]:
     """The file with nothing decoded, and notes of what was mended. DataError if it cannot be read.
 
     A scalar variable named like a dimension (as in CalLMIP's own template: ``double lat;``) cannot
     be opened; it is dropped, the coordinate is then the one of another name.
     """
-    where = str(path)
+    where = origin or str(path)
     if path.suffix in (".gz", ".tar", ".zip", ".bz2"):
         raise DataError(Problem(where, found="a packed file", remedy="Unpack it first."))
-    _check_length(path)
-    notes: tuple[str, ...] = ()
+    _check_length(path, where)
+    notes: tuple[Note, ...] = ()
     try:
         try:
             ds = xr.open_dataset(path, engine="netcdf4", decode_cf=False, cache=False)
@@ -109,9 +123,9 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
                 cache=False,
                 drop_variables=_scalars_named_like_dimensions(path),
             )
-            notes = ("scalar variables named like a dimension were ignored",)
+            notes = (("file", "scalar variables named like a dimension were ignored"),)
     except (OSError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).replace(where, "").split())[:120]
+        text = " ".join(str(error).replace(str(path), "").split())[:120]
         remedy = "Copy it again; interrupted copies look like this."
         raise DataError(
             Problem(where, found=f"a file that cannot be opened ({text})", remedy=remedy)
@@ -119,7 +133,7 @@ def open_native(path: Path) -> tuple[xr.Dataset, tuple[str, ...]]:
     return ds, notes
 
 
-def _check_length(path: Path) -> None:
+def _check_length(path: Path, where: str) -> None:
     """DataError for a NetCDF-3 file shorter than its header says: it would be read as zeros."""
     found, wanted = "", ""
     try:
@@ -131,7 +145,7 @@ def _check_length(path: Path) -> None:
         found = f"a file that cannot be opened ({error})"
     if found:
         remedy = "Copy it again; interrupted copies look like this."
-        raise DataError(Problem(str(path), "", found, wanted, remedy))
+        raise DataError(Problem(where, "", found, wanted, remedy))
 
 
 def _scalars_named_like_dimensions(path: Path) -> list[str]:
@@ -139,14 +153,17 @@ def _scalars_named_like_dimensions(path: Path) -> list[str]:
         return [n for n, v in nc.variables.items() if n in nc.dimensions and not v.dimensions]
 
 
-def scan(path: Path, calendar: str | None = None) -> NativeFile:
-    """Header of a file. ``calendar`` is the declared one, used where the file has none.
+_NOTHING = Declared()
+
+
+def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeFile:
+    """Header of a file. ``declared``: its calendar is used where the file states none.
 
     DataError for a file that cannot be opened, whose time axis cannot be understood or whose
     calendar contradicts the declared one, whose grid is no rectilinear one.
     """
-    where = str(path)
-    ds, notes = open_native(path)
+    where = origin or str(path)
+    ds, notes = open_native(path, where)
     with ds:
         variables = {
             str(n): NativeVariable(
@@ -154,11 +171,12 @@ def scan(path: Path, calendar: str | None = None) -> NativeFile:
             )
             for n, v in ds.variables.items()
         }
-        axis, time_dim, one_step, more = _axis(ds, where, calendar)
+        axis, time_dim, one_step, more = _axis(ds, where, declared.calendar)
         has_grid = any(len(v.dims) >= 2 for v in variables.values())
         grid = grid_of(ds, where) if has_grid else None
         synthetic = _synthetic(ds.attrs)
-    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes + more, synthetic)
+    notes += more
+    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes, synthetic, where)
 
 
 def _synthetic(attributes: Mapping[Any, Any]) -> str:
@@ -172,19 +190,20 @@ def _synthetic(attributes: Mapping[Any, Any]) -> str:
 
 def _axis(
     ds: xr.Dataset, where: str, calendar: str | None
-) -> tuple[MonthAxis | None, str | None, bool, tuple[str, ...]]:
+) -> tuple[MonthAxis | None, str | None, bool, tuple[Note, ...]]:
     """(axis, its dimension, whether the one step may be a month or a year, notes)."""
     try:
         name = time_name(ds, where)
     except DataError:
         return None, None, False, ()
     time = ds[name]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     stated = str(time.attrs.get("calendar", "")).strip()
     declared = None
     if not stated:
         declared = calendar
-        notes = (f"calendar not stated, taken as {calendar or 'standard'}",)
+        rule = "calendar-assumed" if calendar is None else "calendar-declared"
+        notes = ((rule, f"calendar not stated, taken as {calendar or 'standard'}"),)
     elif calendar is not None:
         try:
             differ = canonical_calendar(stated) != canonical_calendar(calendar)
@@ -277,7 +296,7 @@ def build_timeline(
     if fixed:
         remedy = "Give it a time axis; one map is never repeated for every month."
         found = "a field without time beside a time axis"
-        raise DataError(Problem(str(fixed[0].path), name, found, "values along time", remedy))
+        raise DataError(Problem(fixed[0].origin, name, found, "values along time", remedy))
     if not holders:
         raise DataError(
             Problem(where, found=f"no file with the native variable {name!r} and a time axis")
@@ -326,12 +345,12 @@ def _timeline(
         other = piece.file.axis
         if other is not None and other.calendar != calendar:
             found = f"calendar {other.calendar}"
-            wanted = f"{calendar}, as in {first.path.name}"
-            raise DataError(Problem(str(piece.file.path), "time", found, wanted))
+            wanted = f"{calendar}, as in {first.name}"
+            raise DataError(Problem(piece.file.origin, "time", found, wanted))
         grid, reference = piece.file.source_grid, first.source_grid
         if grid is None or reference is None or grid.grid != reference.grid:
-            found, wanted = "another grid", f"the grid of {first.path.name}"
-            raise DataError(Problem(str(piece.file.path), name, found, wanted))
+            found, wanted = "another grid", f"the grid of {first.name}"
+            raise DataError(Problem(piece.file.origin, name, found, wanted))
     inside = set(axis.periods)
     holder: dict[Period, Piece] = {}
     cut: list[Piece] = []
@@ -342,12 +361,12 @@ def _timeline(
         part = Piece(piece.file, piece.periods[kept[0] : kept[-1] + 1], piece.start + kept[0])
         double = [p for p in part.periods if p in holder]
         if double:
-            other_path = holder[double[0]].file.path
+            other = holder[double[0]].file.origin
             raise DataError(
                 Problem(
-                    str(part.file.path),
+                    part.file.origin,
                     name,
-                    f"{_spans(double, frequency)} again, also in {other_path}",
+                    f"{_spans(double, frequency)} again, also in {other}",
                     "each period in one file",
                     "Name the files to use; a newer copy is never picked by itself.",
                 )
@@ -415,7 +434,7 @@ def _read_field(
     file: NativeFile, name: str, steps: slice, select: Mapping[str, Sequence[int]]
 ) -> Array:
     """(n, nlat, nlon) of one variable, decoded; extra dimensions of ``select`` are summed."""
-    where, grid = str(file.path), file.source_grid
+    where, grid = file.origin, file.source_grid
     dims = tuple(file.variables[name].dims)
     if grid is None or not {str(grid.lat_dim), str(grid.lon_dim)} <= set(dims):
         found = f"dimensions ({', '.join(dims)})"
@@ -430,7 +449,7 @@ def _read_field(
             nc.set_auto_maskandscale(False)
             raw = np.asarray(nc.variables[name][index])
     except (OSError, RuntimeError) as error:
-        text = " ".join(str(error).replace(where, "").split())[:120]
+        text = " ".join(str(error).replace(str(file.path), "").split())[:120]
         raise DataError(
             Problem(where, name, f"values that cannot be read ({text})", "an undamaged file")
         ) from None
@@ -467,20 +486,30 @@ def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
     return values
 
 
+class Readable(Protocol):
+    """A file to read, and what to call it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def origin(self) -> str: ...
+
+
 @dataclass
 class Inventory:
-    """All native files of one run: their headers, and the problems of those that are broken."""
+    """All native files of one run: their headers, and the problems of broken ones by origin."""
 
     files: list[NativeFile] = field(default_factory=list)
-    problems: dict[Path, list[Problem]] = field(default_factory=dict)
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Iterable[Path], calendar: str | None) -> Inventory:
+    def of(cls, found: Iterable[Path | Readable], declared: Declared = _NOTHING) -> Inventory:
         """Headers of all files; a broken file is noted and never stops the others."""
         inventory = cls()
-        for path in sorted(set(paths)):
+        named = {(str(f), f) if isinstance(f, Path) else (f.origin, f.path) for f in found}
+        for origin, path in sorted(named):
             try:
-                inventory.files.append(scan(path, calendar))
+                inventory.files.append(scan(path, declared, origin))
             except DataError as error:
-                inventory.problems[path] = list(error.problems)
+                inventory.problems[origin] = list(error.problems)
         return inventory

@@ -122,7 +122,7 @@ def plan_variables(
         raise RefusedVariablesError(problems)
     first = sources[0].files[0]
     assert first.source_grid is not None
-    used = {f.path: f for timeline in sources for f in timeline.files}
+    used = {f.origin: f for timeline in sources for f in timeline.files}
     return RunPlan(
         plans=plans,
         delivered=tuple(wanted),
@@ -130,7 +130,7 @@ def plan_variables(
         years=years or sources[0].axis.years,
         source_grid=first.source_grid,
         land_fraction=fraction,
-        inputs=tuple(used[path] for path in sorted(used)),
+        inputs=tuple(used[origin] for origin in sorted(used)),
     )
 
 
@@ -177,30 +177,27 @@ def _sourced(
         plan.fixes["latitude-order"] = "turned to south to north"
     if grid.lon_order is not None:
         plan.fixes["longitude-order"] = f"turned to ascend from {grid.grid.lon[0]:g}"
-    notes = sorted({note for file in timeline.files for note in file.notes})
-    if notes:
-        plan.fixes["file"] = "; ".join(notes)
+    for rule, words in sorted({note for file in timeline.files for note in file.notes}):
+        plan.fixes[rule] = f"{plan.fixes[rule]}; {words}" if rule in plan.fixes else words
     return plan
 
 
 def _conversion(var: Variable, entry: VariableSource, timeline: Timeline, place: str) -> Conversion:
     stated = {f.variables[timeline.name].units for f in timeline.files}
-    first = timeline.files[0].path
+    first = timeline.files[0].origin
     if len(stated) > 1:
         said = ", ".join(sorted(repr(u) for u in stated))
-        raise DataError(
-            Problem(str(first), timeline.name, f"units {said}", "one unit in all files")
-        )
+        raise DataError(Problem(first, timeline.name, f"units {said}", "one unit in all files"))
     (units,) = stated
     if units is None and entry.units is None:
         remedy = f"State them in the variable map: {var.name}: {{units: ...}}."
-        raise DataError(Problem(str(first), timeline.name, "no units", "units", remedy))
+        raise DataError(Problem(first, timeline.name, "no units", "units", remedy))
     if units is not None and entry.units is not None and not same_units(units, entry.units):
         remedy = "Correct whichever is wrong; the file's attribute, or units in the map."
         wanted = f"{entry.units!r} (as {place} says)"
-        raise DataError(Problem(str(first), timeline.name, f"units {units!r}", wanted, remedy))
+        raise DataError(Problem(first, timeline.name, f"units {units!r}", wanted, remedy))
     used = entry.units if entry.units is not None else units
-    where = place if entry.units is not None else str(first)
+    where = place if entry.units is not None else first
     return convert_factor(used or "", var.units, where, var.name, substance=substance_of(var))
 
 
@@ -225,7 +222,7 @@ def _check_dims(
         )
         found = f"the extra dimension {', '.join(left)}"
         raise DataError(
-            Problem(str(file.path), str(entry.source), found, "time, latitude, longitude", remedy)
+            Problem(file.origin, str(entry.source), found, "time, latitude, longitude", remedy)
         )
 
 
@@ -236,12 +233,12 @@ def _common_problems(sources: Sequence[Timeline]) -> list[Problem]:
         path, first = timeline.files[0], sources[0].files[0]
         if timeline.axis.calendar != sources[0].axis.calendar:
             found, wanted = f"calendar {timeline.axis.calendar}", sources[0].axis.calendar
-            wanted = f"{wanted}, as in {first.path.name}"
-            problems.append(Problem(str(path.path), timeline.name, found, wanted))
+            wanted = f"{wanted}, as in {first.name}"
+            problems.append(Problem(path.origin, timeline.name, found, wanted))
         grids = (path.source_grid, first.source_grid)
         if grids[0] is not None and grids[1] is not None and grids[0].grid != grids[1].grid:
-            wanted = f"the grid of {first.path.name}"
-            problems.append(Problem(str(path.path), timeline.name, "another grid", wanted))
+            wanted = f"the grid of {first.name}"
+            problems.append(Problem(path.origin, timeline.name, "another grid", wanted))
     return problems
 
 
@@ -258,15 +255,15 @@ def _land_fraction(
         raise DataError(Problem(where, "land_fraction", f"no file with the variable {name!r}"))
     grid, reference = holder.source_grid, timeline.files[0].source_grid
     if grid is None or reference is None or grid.grid != reference.grid:
-        wanted = f"the grid of {timeline.files[0].path.name}"
-        raise DataError(Problem(str(holder.path), name, "another grid", wanted))
+        wanted = f"the grid of {timeline.files[0].name}"
+        raise DataError(Problem(holder.origin, name, "another grid", wanted))
     units = holder.variables[name].units or "1"
-    conversion = convert_factor(units, "1", str(holder.path), name)
+    conversion = convert_factor(units, "1", holder.origin, name)
     values = np.nan_to_num(conversion.apply(read_static(holder, name)), nan=0.0)
     if values.min() < -1e-6 or values.max() > 1.0 + 1e-6:
         found = f"values from {values.min():g} to {values.max():g} with units {units!r}"
         remedy = 'Set its units to "%" or "1", whichever holds.'
-        raise DataError(Problem(str(holder.path), name, found, "fractions of 0 to 1", remedy))
+        raise DataError(Problem(holder.origin, name, found, "fractions of 0 to 1", remedy))
     return np.clip(values, 0.0, 1.0)
 
 
@@ -277,5 +274,5 @@ def members_of(plan: RunPlan, group: Frequency) -> list[str]:
 
 def place_of(plan: VariablePlan, variable_map: VariableMap) -> str:
     if plan.timeline is not None:
-        return str(plan.timeline.files[0].path)
+        return plan.timeline.files[0].origin
     return variable_map.place(plan.variable.name)

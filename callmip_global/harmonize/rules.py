@@ -33,6 +33,9 @@ _ALL = (
     Rule("not-used", "note", "The file is not used.", "It holds none of the wanted periods."),
     Rule("unreadable", "refuse", "The file is refused.", "Its header cannot be read or believed."),
     Rule("file", "fix", "What kept the file from opening was left out.", "The rest is complete."),
+    # --- time
+    Rule("calendar-assumed", "warn", "The standard calendar is assumed.", "The file states none."),
+    Rule("calendar-declared", "fix", "The declared calendar is used.", "The file states none."),
     # --- coordinates
     Rule("latitude-order", "fix", "Rows are turned to run south to north.", "Latitudes descend."),
     Rule("longitude-order", "fix", "Columns are turned to ascend.", "Longitudes wrap or descend."),

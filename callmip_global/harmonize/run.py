@@ -22,6 +22,7 @@ from callmip_global.annual import Annual
 from callmip_global.errors import Problem
 from callmip_global.files import file_hash
 from callmip_global.harmonize.checks import Summary, summary_problem
+from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import (
     Inventory,
     NativeFile,
@@ -83,7 +84,7 @@ def harmonize_run(
     Raises `RefusedVariablesError`, a DataError, with every problem found when anything wanted
     cannot be had; nothing is published then.
     """
-    inventory = Inventory.of(files, variable_map.calendar)
+    inventory = Inventory.of(files, Declared(calendar=variable_map.calendar))
     problems = [p for found in inventory.problems.values() for p in found]
     problems += variable_map.problems(variables)
     if problems:
@@ -167,7 +168,7 @@ def _write(
     progress: Callable[[str, float], None],
     task_map: TaskMap,
 ) -> dict[str, Any]:
-    hashes = {str(f.path): file_hash(f.path) for f in plan.inputs}
+    hashes = {f.origin: file_hash(f.path) for f in plan.inputs}
     fraction = plan.land_fraction
     if fraction is None:
         fraction = held_cells(plan, variable_map)
@@ -415,7 +416,7 @@ def _attributes(plan: VariablePlan) -> dict[str, Any]:
 
 
 def _variable_report(item: VariablePlan) -> dict[str, Any]:
-    files = [] if item.timeline is None else [str(f.path) for f in item.timeline.files]
+    files = [] if item.timeline is None else [f.origin for f in item.timeline.files]
     return {
         **item.summary.report(),
         "outcome": outcome_of(item.fixes),

@@ -15,6 +15,7 @@ import numpy as np
 
 from callmip_global.errors import CallmipError, DataError, Problem
 from callmip_global.harmonize.checks import Summary, summary_problem
+from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory, NativeFile
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.rules import outcome_of
@@ -69,11 +70,11 @@ def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> 
         for file in files:
             if item["source"] not in file.variables:
                 continue
-            if str(file.path) in used:
-                entries.append(Entry(str(file.path), name, outcome, rules, message))
+            if file.origin in used:
+                entries.append(Entry(file.origin, name, outcome, rules, message))
             else:
                 said = "holds none of the wanted years, or annual values beside monthly ones"
-                entries.append(Entry(str(file.path), name, "accepted", ("not-used",), said))
+                entries.append(Entry(file.origin, name, "accepted", ("not-used",), said))
     return entries
 
 
@@ -86,10 +87,10 @@ def unmapped_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> 
         for name in fields:
             if name not in known and file.time_dim in file.variables[name].dims:
                 said = "not in the variable map; not used"
-                entries.append(Entry(str(file.path), name, "accepted", ("not-mapped",), said))
+                entries.append(Entry(file.origin, name, "accepted", ("not-mapped",), said))
         if not fields:
             said = "no field on latitudes and longitudes; not used"
-            entries.append(Entry(str(file.path), "", "accepted", ("no-field",), said))
+            entries.append(Entry(file.origin, "", "accepted", ("no-field",), said))
     return entries
 
 
@@ -98,7 +99,7 @@ def refused_entries(
 ) -> list[Entry]:
     """Entries of a refused variable: one per file that holds it, or one without a file."""
     source = variable_map.entries[name].source
-    holders = [str(f.path) for f in files if source is not None and source in f.variables]
+    holders = [f.origin for f in files if source is not None and source in f.variables]
     return [refused(path, name, "refused", problems) for path in holders or [""]]
 
 
@@ -107,9 +108,10 @@ def refused_entries(
 
 def check_file(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
     """Entries of one NetCDF file: every variable of the map (default: protocol names) in it."""
-    inventory = Inventory.of([path], variable_map.calendar if variable_map else None)
+    declared = Declared(calendar=variable_map.calendar if variable_map else None)
+    inventory = Inventory.of([path], declared)
     if inventory.problems:
-        return [refused(str(path), "", "unreadable", inventory.problems[path])]
+        return [refused(str(path), "", "unreadable", inventory.problems[str(path)])]
     (file,) = inventory.files
     if variable_map is None:
         variable_map = _protocol_names(file)
@@ -130,7 +132,7 @@ def _protocol_names(file: NativeFile) -> VariableMap:
     """The map of a file whose variables have the protocol's names and state their units."""
     entries = {n: VariableSource(source=n) for n in variable_table() if n in file.variables}
     fraction = "sftlf" if "sftlf" in file.variables else None
-    return VariableMap(entries, land_fraction=fraction, where=str(file.path))
+    return VariableMap(entries, land_fraction=fraction, where=file.origin)
 
 
 def check_store(path: Path) -> list[Entry]:

@@ -98,7 +98,7 @@ class Block:
             mass = np.abs(np.nan_to_num(values)).sum(axis=0) * self.plan.grid.cell_area
             lost = float(mass[sea].sum() / mass.sum()) if mass.sum() else 0.0
             if lost > LOST:
-                where = str(timeline.files[0].path)
+                where = timeline.files[0].origin
                 found = f"{100 * lost:.2g} % of the integral in cells without land"
                 remedy = "Is it per land area (per: land), or the land fraction another grid's?"
                 raise DataError(Problem(where, timeline.name, found, "nothing there", remedy))

@@ -13,6 +13,7 @@ from pathlib import Path
 from callmip_global.config.manifest import Manifest
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.grid import standard_grid
+from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.run import harmonize_files
@@ -56,10 +57,10 @@ def ingest(
     entries = [Entry(str(path), "", "accepted", ("not-data",), said) for path in other]
 
     variable_map = manifest.variable_map
-    inventory = Inventory.of(data, variable_map.calendar)
+    inventory = Inventory.of(data, Declared(calendar=variable_map.calendar))
     entries += [
-        refused(str(path), "", "unreadable", problems)
-        for path, problems in inventory.problems.items()
+        refused(origin, "", "unreadable", problems)
+        for origin, problems in inventory.problems.items()
     ]
     files = inventory.files
     entries += unmapped_entries(files, variable_map)

@@ -416,7 +416,7 @@ def test_a_calendar_that_contradicts_the_map_is_refused_and_a_missing_one_taken_
     silent = write_native(tmp_path / "b.nc", {"GPP": (gpp, CARBON)}, say_calendar=False)
     report = run(tmp_path, [silent], calendar="noleap")
     assert report["calendar"] == "noleap"
-    assert "taken as noleap" in report["variables"]["gpp"]["fixes"]["file"]
+    assert "taken as noleap" in report["variables"]["gpp"]["fixes"]["calendar-declared"]
 
 
 # --- what is refused, and the cause it names ------------------------------------------------------
