@@ -20,7 +20,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from callmip_global.errors import Problem, UsageError
 from callmip_global.files import fsync_folder, read_json, text_hash, write_json
 from callmip_global.workflow.journal import Journal
 from callmip_global.workflow.lease import Leases
+from callmip_global.workflow.lock import held_alone
 
 OWN_NAMES = (
     "benchmark",
@@ -179,79 +180,9 @@ class RunDir:
                 found.append(Attempt(path, int(name[8:]), read_json(path / "status.json")))
         return sorted(found, key=lambda a: a.number)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held by submit, resume and cancel: one of them at a time.
-
-        A file made with O_EXCL, because flock is not to be had on every cluster file system. The
-        lock of a process of this machine that no longer lives is taken over; that of another
-        machine is reported with its owner.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / ".lock"
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid4().hex}
-        draft = path.with_name(f".lock.{mine['id']}")
-        write_json(draft, mine)
-        try:
-            for _ in range(2):
-                try:
-                    os.link(draft, path)
-                    break
-                except FileExistsError:
-                    if self._take_over(path, draft, mine):
-                        break
-            else:
-                raise self._locked(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                if read_json(path)["id"] == mine["id"]:
-                    path.unlink()
-
-    def _take_over(self, path: Path, draft: Path, mine: Mapping[str, Any]) -> bool:
-        """Put our lock in the place of that of a process which no longer lives; False if it lives.
-
-        Of several that find the same dead lock one may do so: who makes the heir file of its owner,
-        or of the owner's heir if that one died over it. A lock is replaced, never away.
-        """
-        try:
-            owner = last = read_json(path)
-            heirs = []
-            while True:
-                if last["host"] != mine["host"] or Path(f"/proc/{last['pid']}").exists():
-                    return False
-                heirs.append(path.with_name(f".lock.{last['id']}.heir"))
-                if not heirs[-1].exists():
-                    break
-                last = read_json(heirs[-1])
-            os.link(draft, heirs[-1])
-            # Another heir may have been here, and gone, since we read the lock.
-            ours = bool(read_json(path)["id"] == owner["id"])
-            if ours:
-                draft.replace(path)
-        except (FileNotFoundError, FileExistsError, ValueError):
-            return False
-        for heir in reversed(heirs if ours else heirs[-1:]):
-            heir.unlink(missing_ok=True)
-        return ours
-
-    def _locked(self, path: Path) -> UsageError:
-        try:
-            owner = read_json(path)
-            text = f"process {owner['pid']} on {owner['host']}"
-        except (FileNotFoundError, ValueError):
-            text = "another process"
-        return UsageError(
-            Problem(
-                str(self.path),
-                found=f"locked by {text}",
-                wanted="one submit, resume or cancel at a time",
-                remedy=f"If that process is gone for certain, remove {path}.",
-            )
-        )
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by submit, resume and cancel: one of them at a time."""
+        return held_alone(self.path / ".lock", "one submit, resume or cancel at a time")
 
     def publish(self, ref: str, marker: Mapping[str, Any]) -> bool:
         """Publish a success marker whole; False if another attempt published one first.
