@@ -7,7 +7,7 @@ them (``Timeline``); values are then read in blocks of time, in float64, on the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -267,15 +267,23 @@ class Timeline:
 
         DataError when a file cannot be read there (damaged chunks).
         """
-        blocks, at = [], 0
+        blocks = [_read_field(*part, select) for part in self._parts(steps)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def read_layers(self, steps: slice) -> Array:
+        """(n, layers, nlat, nlon): as `read`, with the values of every layer or plant type."""
+        blocks = [_read_layers(*part, {}) for part in self._parts(steps)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _parts(self, steps: slice) -> Iterator[tuple[NativeFile, str, slice]]:
+        """(file, variable, steps in it) for the wanted steps, in time order."""
+        at = 0
         for piece in self.pieces:
             first = max(steps.start - at, 0)
             last = min(steps.stop - at, len(piece.periods))
             if first < last:
-                inside = slice(piece.start + first, piece.start + last)
-                blocks.append(_read_field(piece.file, self.name, inside, select))
+                yield piece.file, self.name, slice(piece.start + first, piece.start + last)
             at += len(piece.periods)
-        return np.concatenate(blocks)
 
 
 def build_timeline(
@@ -434,6 +442,15 @@ def _read_field(
     file: NativeFile, name: str, steps: slice, select: Mapping[str, Sequence[int]]
 ) -> Array:
     """(n, nlat, nlon) of one variable, decoded; extra dimensions of ``select`` are summed."""
+    by_layer = _read_layers(file, name, steps, select)
+    summed: Array = by_layer[:, 0] if by_layer.shape[1] == 1 else by_layer.sum(axis=1)
+    return summed
+
+
+def _read_layers(
+    file: NativeFile, name: str, steps: slice, select: Mapping[str, Sequence[int]]
+) -> Array:
+    """(n, layers, nlat, nlon) of one variable, decoded; one layer at least."""
     where, grid = file.origin, file.source_grid
     dims = tuple(file.variables[name].dims)
     if grid is None or not {str(grid.lat_dim), str(grid.lon_dim)} <= set(dims):
@@ -460,8 +477,7 @@ def _read_field(
     values = decoded(field_.transpose(*order, "lat", "lon").values, attributes)
     shape = (values.shape[0] if order[:1] == [file.time_dim] else 1, -1, *values.shape[-2:])
     by_layer: Array = values.reshape(shape)
-    summed: Array = by_layer.sum(axis=1)
-    return summed
+    return by_layer
 
 
 def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
