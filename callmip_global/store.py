@@ -24,9 +24,9 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -402,6 +402,23 @@ class StoreWriter:
             shutil.rmtree(self._store / _path(group, str(name)), ignore_errors=True)
         _write_whole(self._store, group, variables)
 
+    def without(self, names: Mapping[str, Iterable[str]]) -> StoreWriter:
+        """The same store less some arrays of some groups, and less groups left without any.
+
+        What to leave out may be known only when everything was read. The ledger keeps what it
+        knows of them: a run that is resumed comes to the same end.
+        """
+        templates = {}
+        for group, template in self.templates.items():
+            gone = set(names.get(group, ()))
+            arrays = {n: spec for n, spec in template.arrays.items() if n not in gone}
+            whole = not arrays and group != ""
+            for name in [""] if whole else gone:
+                shutil.rmtree(self._store / group / name, ignore_errors=True)
+            if not whole:
+                templates[group] = Template(template.coordinates, arrays)
+        return replace(self, templates=templates)
+
     def publish(self, attributes: Mapping[str, Any] | None = None) -> Path:
         """Check that every region is there, consolidate, rename to the final path once.
 
@@ -605,7 +622,7 @@ def _publish(work: Path, out: Path) -> None:
     """Put ``work`` in the place of ``out`` by one rename, or one exchange when ``out`` exists."""
     if not out.exists():
         work.rename(out)
-    elif not _exchange(work, out):
+    elif not exchange(work, out):
         # File systems without RENAME_EXCHANGE: a reader may find nothing for an instant, but
         # never a partial store.
         old = work.with_name("replaced")
@@ -614,7 +631,7 @@ def _publish(work: Path, out: Path) -> None:
     fsync_folder(out.parent)
 
 
-def _exchange(a: Path, b: Path) -> bool:
+def exchange(a: Path, b: Path) -> bool:
     """Swap two names atomically (Linux renameat2); False where it is not to be had."""
     at_fdcwd, rename_exchange = -100, 2
     libc = ctypes.CDLL(None, use_errno=True)

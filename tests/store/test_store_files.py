@@ -313,7 +313,7 @@ def test_a_file_system_without_exchange_still_replaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished(tmp_path / NAME.text, standard_grid("2deg"), "old")
-    monkeypatch.setattr("callmip_global.store._exchange", lambda a, b: False)
+    monkeypatch.setattr("callmip_global.store.exchange", lambda a, b: False)
     out = finished(tmp_path / NAME.text, standard_grid("1deg"), "new")
     assert open_store(out, "mon").sizes["lat"] == 180
     assert [p.name for p in tmp_path.iterdir()] == [NAME.text]
