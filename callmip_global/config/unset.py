@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callmip_global.config.yaml_source import KeyPath, dotted, load_yaml
+from callmip_global.config.yaml_source import KeyPath, Located, dotted, load_yaml
 from callmip_global.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ def unset_values(loaded: LoadedExperiment) -> list[Problem]:
             found[problem.where, word] = problem
     others = [*_in_templates(loaded), *_in_variable_map(loaded)]
     return [*found.values(), *others]
+
+
+def unset_in(located: Located) -> list[Problem]:
+    """One problem for each place of a YAML tree that still says SET_...."""
+    return [
+        Problem(located.where(key), dotted(key), word, _WANTED)
+        for key, text in _leaves(located.value, ())
+        for word in _UNSET.findall(text)
+    ]
 
 
 def _leaves(value: Any, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -77,8 +86,6 @@ def _in_variable_map(loaded: LoadedExperiment) -> Iterator[Problem]:
         located = load_yaml(path)
     except UsageError:
         return
-    for key, text in _leaves(located.value, ()):
-        for word in _UNSET.findall(text):
-            remedy = "Copy the file, and name the copy in `variables`."
-            shipped = loaded.base_dir not in path.parents
-            yield Problem(located.where(key), dotted(key), word, _WANTED, remedy if shipped else "")
+    shipped = loaded.base_dir not in path.parents
+    remedy = "Copy the file, and name the copy in `variables`." if shipped else ""
+    yield from (replace(problem, remedy=remedy) for problem in unset_in(located))
