@@ -154,6 +154,7 @@ _PERIODS: dict[str, Period] = {
     "months": "month",
     "mon": "month",
     "mo": "month",
+    "mth": "month",
     "Month": "month",
     "year": "year",
     "years": "year",
@@ -169,18 +170,23 @@ _CELSIUS = (
     *("degree_Celsius", "degrees_Celsius", "degree_celsius", "degrees_celsius"),
 )
 
-# Whole strings whose meaning no grammar gives. `KgC/m2.s` (CLASSIC, TRENDY) means per m2 and s,
-# though read strictly its seconds would multiply.
+# `KgC/m2.s` (CLASSIC, TRENDY) means per m2 and s.
+_SLASH_DOT = re.compile(r"^([A-Za-z ]+)/m\^?2\.(s|h|d|day|month|mon|yr|year)$")
+
+# Whole strings whose meaning no grammar gives.
 _ALIASES: dict[str, str] = {
-    "KgC/m2.s": "kgC m-2 s-1",
-    "kgC/m2.s": "kgC m-2 s-1",
-    "Kg/m2.s": "kg m-2 s-1",
-    "kg/m2.s": "kg m-2 s-1",
     "Wm-2": "W m-2",
     "deg K": "K",
+    "deg_K": "K",
     "degK": "K",
+    "degree K": "K",
     "degrees K": "K",
+    "degree Kelvin": "K",
+    "degrees Kelvin": "K",
+    "degrees kelvin": "K",
     "-": "1",
+    "(-)": "1",
+    "ratio": "1",
     "Unitless": "1",
     "unitless": "1",
     "dimensionless": "1",
@@ -203,9 +209,15 @@ def normalise_text(text: str) -> str:
     """The string without what only looks different: NFKC, zero-width characters, LaTeX, blanks."""
     text = unicodedata.normalize("NFKC", text).translate(_DASHES)
     text = "".join(c for c in text if unicodedata.category(c) != "Cf").replace("·", ".")
+    text = re.sub(r"\\[,;: ]", " ", text)
     text = re.sub(r"[{}$\\]", "", text)
-    text = re.sub(r"\((C|CO2|H2O)\)", r"\1", text)
-    return " ".join(text.split())
+    text = re.sub(r"[(\[](C|CO2|H2O)[)\]]", r"\1", text)
+    text = re.sub(r"(?<=g)(?:-|\s+)(?:C|[Cc]arbon)\b(?!-)", " C", text)
+    text = re.sub(r"\bmm\s?(?:of )?(?:H2O|water)\b", "mm", text)
+    text = " ".join(text.split())
+    text = text[1:-1].strip() if re.fullmatch(r"\[[^\[\]]*\]", text) else text
+    # Read strictly, the time would multiply: no flux has such units.
+    return _SLASH_DOT.sub(r"\1 m-2 \2-1", text)
 
 
 def convert_factor(
@@ -311,6 +323,8 @@ def _remedy(source: _Unit, target: _Unit, excess: dict[str, int], substance: str
         )
     if excess == _DEPTH:
         return "A depth of water is no mass of carbon."
+    if not source.dimensions and target.dimensions == {_M: 1, _L: -2}:
+        return "Water per volume of soil becomes kg m-2 only with the thickness of each layer."
     if (source.months or source.years) and not (target.months or target.years):
         return "Only rates per month or year can be made rates per second."
     return "State the true units in the variable map."
@@ -423,7 +437,8 @@ def _pint_symbol(symbol: str) -> tuple[float, dict[str, int]] | None:
         "[substance]": _N,
     }
     dimensions = {names.get(k, k): v for k, v in quantity.dimensionality.items()}
-    if any(v != int(v) for v in dimensions.values()):
+    # An angle or a count says nothing about the values: "degree K" is no K times 0.017.
+    if not dimensions or any(v != int(v) for v in dimensions.values()):
         return None
     return float(quantity.magnitude), {k: int(v) for k, v in dimensions.items()}
 

@@ -31,6 +31,15 @@ CATALOGUE = [
     ("kg/(m2 s)", FLUX, 1.0),
     ("kgC m-2s-1", FLUX, 1.0),
     ("kg(H2O) m-2 s-1", FLUX, 1.0),
+    ("kg [C] m-2 s-1", FLUX, 1.0),
+    ("kg-C m-2 s-1", FLUX, 1.0),
+    ("kg carbon m-2 s-1", FLUX, 1.0),
+    ("kgC\\,m^{-2}\\,s^{-1}", FLUX, 1.0),
+    ("Kg/m2.s", FLUX, 1.0),
+    ("gC/m2.day", FLUX, 1e-3 / DAY),
+    ("\ufeffkg m-2 s-1", FLUX, 1.0),
+    ("mm H2O/s", FLUX, 1.0),
+    ("mmH2O/s", FLUX, 1.0),
     ("kg m-2\u200b", POOL, 1.0),
     ("kg.m-2", POOL, 1.0),
     ("tC ha-1", POOL, 0.1),
@@ -52,6 +61,10 @@ CATALOGUE = [
     ("m2 m-2", "1", 1.0),
     ("%", "1", 0.01),
     ("-", "1", 1.0),
+    ("[-]", "1", 1.0),
+    ("[m2 m-2]", "1", 1.0),
+    ("degree K", "K", 1.0),
+    ("degrees Kelvin", "K", 1.0),
     ("hPa", "Pa", 100.0),  # a symbol the table lacks: pint knows it
 ]
 
@@ -64,7 +77,9 @@ def test_strings_seen_in_real_files_are_understood(text: str, target: str, facto
     assert conversion.per is None
 
 
-@pytest.mark.parametrize("text", ["degC", "deg C", "°C", "celsius", "C", "$^\\circ$C", "℃"])
+@pytest.mark.parametrize(
+    "text", ["degC", "deg C", "deg-C", "°C", "celsius", "C", "$^\\circ$C", "℃"]
+)
 def test_degrees_celsius_become_kelvin_by_an_offset(text: str) -> None:
     conversion = convert_factor(text, "K", "file.nc", "ts")
     assert conversion.apply(np.array([[[20.0]]])) == pytest.approx(293.15)
@@ -87,6 +102,9 @@ def test_degrees_celsius_become_kelvin_by_an_offset(text: str) -> None:
         ("10^3 kg m-2", POOL, "10^3 kg m-2"),
         ("kg m-2 s-1 month-1", FLUX, "wanted units convertible"),
         ("mm", FLUX, "wanted units convertible"),
+        ("m3 m-3", POOL, "thickness of each layer"),
+        ("degree m K", "K", "unknown symbol 'degree'"),
+        ("kg radian m-2", POOL, "unknown symbol 'radian'"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_in_one_line(
