@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,18 +38,28 @@ def file_hash(path: Path) -> str:
     Forcing files reach hundreds of GB: reading them whole at every ``plan`` would make users
     switch the check off, and truncation or replacement shows at the ends and in the size.
     """
+    small = path.stat().st_size <= _WHOLE_FILE_BYTES
+    return content_hash(path) if small else ends_hash(path)
+
+
+def ends_hash(path: Path) -> str:
+    """sha256 of the size, first and last MiB of a file, prefixed ``ends-``."""
     size = path.stat().st_size
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        if size <= _WHOLE_FILE_BYTES:
-            while block := file.read(_END_BYTES):
-                digest.update(block)
-            return digest.hexdigest()
-        digest.update(str(size).encode())
         digest.update(file.read(_END_BYTES))
-        file.seek(-_END_BYTES, os.SEEK_END)
+        file.seek(max(0, size - _END_BYTES))
         digest.update(file.read(_END_BYTES))
     return f"ends-{digest.hexdigest()}"
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of every byte of a file, or of the names and hashes of all files in a folder."""
+    if path.is_dir():
+        files = [name for name, status in walk_files(path) if stat.S_ISREG(status.st_mode)]
+        return text_hash(canonical_json([[name, content_hash(path / name)] for name in files]))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_folder(folder: Path) -> None:

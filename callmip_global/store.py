@@ -402,6 +402,10 @@ class StoreWriter:
             shutil.rmtree(self._store / _path(group, str(name)), ignore_errors=True)
         _write_whole(self._store, group, variables)
 
+    def refill(self, group: str, name: str, values: NDArray[Any]) -> None:
+        """Other values for a coordinate that is known only when the data are; may be done again."""
+        zarr.open_array(self._store, path=_path(group, name), mode="r+")[...] = values
+
     def without(self, names: Mapping[str, Iterable[str]]) -> StoreWriter:
         """The same store less some arrays of some groups, and less groups left without any.
 

@@ -59,6 +59,18 @@ _ALL = (
     ),
     Rule("sea", "fix", "Set to missing where there is no land.", "The land fraction is 0 there."),
     # --- everything else
+    Rule(
+        "land-unknown",
+        "refuse",
+        "The variable is refused: what is land cannot be told.",
+        "Values on more than 90 % of the sphere, and no land fraction.",
+    ),
+    Rule(
+        "derived-from-refused",
+        "refuse",
+        "The variable is refused.",
+        "What the variable map derives it from was refused.",
+    ),
     Rule("regridding", "refuse", "Nothing is on the standard grid.", "Regridding failed."),
     Rule("refused", "refuse", "The variable is refused.", "The message says why."),
 )

@@ -7,11 +7,18 @@ that are made of each other) at a time, converted in float64, checked, and writt
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
+import pickle
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -20,12 +27,13 @@ from numpy.typing import NDArray
 from callmip_global import __version__
 from callmip_global.annual import Annual
 from callmip_global.errors import Problem
-from callmip_global.files import file_hash
+from callmip_global.files import content_hash, ends_hash, walk_files
 from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import (
     Inventory,
     NativeFile,
+    Timeline,
 )
 from callmip_global.harmonize.planning import (
     RefusedVariablesError,
@@ -36,9 +44,9 @@ from callmip_global.harmonize.planning import (
     plan_variables,
 )
 from callmip_global.harmonize.rules import outcome_of
-from callmip_global.harmonize.values import Block, held_cells
+from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
-from callmip_global.parallel import TaskMap, one_by_one, run_units
+from callmip_global.parallel import TaskMap, one_by_one
 from callmip_global.store import (
     FREQUENCIES,
     StoreName,
@@ -51,6 +59,10 @@ from callmip_global.store import (
 from callmip_global.timeaxis import Frequency, annual_mean
 
 Array = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+
+EVERYWHERE = 0.9
+"""A field with values on more than this share of the sphere is no land field (land: 0.29)."""
 
 
 def harmonize_run(
@@ -63,7 +75,7 @@ def harmonize_run(
     frequencies: Sequence[Frequency],
     out: Path,
     variables: Sequence[str] | None = None,
-    progress: Callable[[str, float], None] = lambda _text, _share: None,
+    progress: Progress = lambda _text, _share: None,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """Write the harmonized store of one run on its native grid; return what was done.
@@ -89,18 +101,11 @@ def harmonize_run(
     problems += variable_map.problems(variables)
     if problems:
         raise RefusedVariablesError({"": problems})
-    return harmonize_files(
-        inventory.files,
-        variable_map=variable_map,
-        name=name,
-        attributes=attributes,
-        years=years,
-        frequencies=frequencies,
-        out=out,
-        variables=variable_map.delivered if variables is None else variables,
-        progress=progress,
-        task_map=task_map,
-    )
+    progress("headers read", 0.0)
+    wanted = variable_map.delivered if variables is None else variables
+    plan = plan_variables(inventory.files, variable_map, wanted, years, frequencies)
+    making = _Making(plan, variable_map, name, attributes, frequencies, out)
+    return making.store({}, strict=True, progress=progress, task_map=task_map)
 
 
 def harmonize_files(
@@ -113,17 +118,31 @@ def harmonize_files(
     frequencies: Sequence[Frequency],
     out: Path,
     variables: Sequence[str],
-    progress: Callable[[str, float], None] = lambda _text, _share: None,
+    progress: Progress = lambda _text, _share: None,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
-    """`harmonize_run` for files whose headers are read already and variables that are chosen."""
+    """`harmonize_run` for files whose headers are read already, of the variables that can be had.
+
+    What is refused, by its header or by its values, and what is derived from it, is in no store and
+    leaves no trace in it: the store is the one of the other variables alone. The report says why:
+    ``refused`` has the Problems of each variable. RefusedVariablesError when none can be had.
+    """
     progress("headers read", 0.0)
-    plan = plan_variables(files, variable_map, variables, years, frequencies)
-    said = sorted({f.synthetic for f in plan.inputs if f.synthetic})
-    labelled = {"synthetic": "; ".join(said), **attributes} if said else attributes
-    report = _write(plan, variable_map, name, labelled, frequencies, out, progress, task_map)
-    progress("store published", 1.0)
-    return report
+    refused: dict[str, list[Problem]] = {}
+    left = list(variables)
+    while True:
+        try:
+            plan = plan_variables(files, variable_map, left, years, frequencies)
+            break
+        except RefusedVariablesError as error:
+            found = {n: list(p) for n, p in error.by_variable.items() if n}
+            found = found or {n: list(error.by_variable[""]) for n in left}
+            refused.update(found)
+            left = [n for n in left if n not in found]
+        if not left:
+            raise RefusedVariablesError(refused) from None
+    making = _Making(plan, variable_map, name, attributes, frequencies, out)
+    return making.store(refused, strict=False, progress=progress, task_map=task_map)
 
 
 def check_values(
@@ -158,31 +177,66 @@ def check_values(
 # --- streaming -----------------------------------------------------------------------------------
 
 
-def _write(
-    plan: RunPlan,
-    variable_map: VariableMap,
-    name: StoreName,
-    attributes: Mapping[str, str],
-    frequencies: Sequence[Frequency],
-    out: Path,
-    progress: Callable[[str, float], None],
-    task_map: TaskMap,
-) -> dict[str, Any]:
-    hashes = {f.origin: file_hash(f.path) for f in plan.inputs}
-    fraction = plan.land_fraction
-    if fraction is None:
-        fraction = held_cells(plan, variable_map)
-    groups: list[Frequency] = [f for f in FREQUENCIES if f in frequencies and members_of(plan, f)]
-    root = store_attributes(name, {**_defaults(variable_map), **attributes}, groups)
-    fingerprint = {
-        "inputs": hashes,
-        "map": repr(variable_map),
-        "years": list(plan.years),
-        "version": __version__,
-    }
-    while True:
-        for variable_plan in plan.plans.values():
-            variable_plan.summary = Summary()
+@dataclass(frozen=True)
+class _Making:
+    """One store to be made: from what, what it is called, and where it will be."""
+
+    plan: RunPlan
+    variable_map: VariableMap
+    name: StoreName
+    attributes: Mapping[str, str]
+    frequencies: Sequence[Frequency]
+    out: Path
+
+    def store(
+        self,
+        refused: dict[str, list[Problem]],
+        *,
+        strict: bool,
+        progress: Progress,
+        task_map: TaskMap,
+    ) -> dict[str, Any]:
+        """Make and publish it; the report. ``refused`` holds what was refused before.
+
+        ``strict``: every variable must be had; otherwise what cannot be had is left out.
+        """
+        plan = self.plan
+        work = self._begin()
+        units = _units(work)
+        _stream(work, units, progress, task_map)
+        found = _gathered(work, units)
+        causes = self._causes(found)
+        if strict and causes:
+            shutil.rmtree(work.writer.work)
+            raise RefusedVariablesError(causes)
+        refused |= causes
+        for name in plan.delivered:
+            lacking = [n for n in self.variable_map.closure([name]) if n in causes]
+            if lacking and name not in causes:
+                said = f"no {lacking[0]}, which it is derived from"
+                place = self.variable_map.place(name)
+                refused[name] = [Problem(place, name, said, rule="derived-from-refused")]
+        good = [n for n in plan.delivered if n not in refused]
+        if not good:
+            shutil.rmtree(work.writer.work)
+            raise RefusedVariablesError(refused)
+        _stream_years(work, good, task_map)
+        report = self._report(good, found.hashes)
+        self._publish(work, good, found, report)
+        progress("store published", 1.0)
+        return {**report, "refused": {n: refused[n] for n in sorted(refused)}}
+
+    def _begin(self) -> _Work:
+        """The store laid down, or taken up again where an interrupted run left it."""
+        plan = self.plan
+        fraction = np.ones(plan.grid.shape) if plan.land_fraction is None else plan.land_fraction
+        groups: list[Frequency] = [
+            f for f in FREQUENCIES if f in self.frequencies and members_of(plan, f)
+        ]
+        said = sorted({f.synthetic for f in plan.inputs if f.synthetic})
+        labelled = {"synthetic": "; ".join(said)} if said else {}
+        source = _source(self.variable_map)
+        root = store_attributes(self.name, {**source, **labelled, **self.attributes}, groups)
         templates: dict[str, Template] = {
             group: protocol_template(
                 grid=plan.grid,
@@ -193,35 +247,83 @@ def _write(
             )
             for group in groups
         }
-        writer = create_store(out, templates, fingerprint=fingerprint, attributes=root)
+        fingerprint = {
+            "inputs": {f.origin: _identity(f) for f in plan.inputs},
+            "map": repr(self.variable_map),
+            "years": list(plan.years),
+            "version": __version__,
+        }
+        writer = create_store(self.out, templates, fingerprint=fingerprint, attributes=root)
         annual = Annual(plan.axis("mon")) if groups == ["mon", "yr"] else None
-        work = _Work(plan, writer, tuple(groups), fraction, annual)
-        seen, problems = _stream(work, progress, task_map)
-        if plan.land_fraction is not None or not (seen & (fraction == 0.0)).any():
-            break
-        # Values appear in cells that were empty in the first year: they are land too. The template
-        # changes with the fraction, so the store starts over.
-        fraction = np.maximum(fraction, seen)
-    for variable_name, variable_plan in plan.plans.items():
-        needed = set(variable_map.closure([variable_name]))
-        if variable_name not in plan.delivered or needed & {n for n, p in problems.items() if p}:
-            continue  # refused already, or made of something refused: that problem says it all
-        problem = summary_problem(
-            variable_plan.summary, variable_plan.variable, place_of(variable_plan, variable_map)
+        return _Work(plan, writer, tuple(groups), fraction, annual)
+
+    def _causes(self, found: _Found) -> dict[str, list[Problem]]:
+        """Why variables are refused, without those that only lack what they are derived from."""
+        plan, causes = self.plan, {n: p for n, p in found.problems.items() if p}
+        for name, item in plan.plans.items():
+            if name not in plan.delivered or set(self.variable_map.closure([name])) & set(causes):
+                continue
+            place = place_of(item, self.variable_map)
+            problem = summary_problem(item.summary, item.variable, place)
+            if problem is None and plan.land_fraction is None and plan.grid.is_global:
+                area = plan.grid.cell_area
+                if area[found.seen[name]].sum() > EVERYWHERE * area.sum():
+                    # Without this, oceans would count as land wherever the model writes something.
+                    problem = Problem(
+                        place,
+                        name,
+                        "values over land and sea alike",
+                        "missing values over the sea, or a land fraction",
+                        "Name the model's land fraction in the map: land_fraction: <native name>.",
+                        rule="land-unknown",
+                    )
+            if problem is not None:
+                causes[name] = [problem]
+        return causes
+
+    def _publish(
+        self, work: _Work, good: Sequence[str], found: _Found, report: Mapping[str, Any]
+    ) -> None:
+        groups = [g for g in work.groups if set(members_of(self.plan, g)) & set(good)]
+        writer = work.writer.without(
+            {g: [n for n in members_of(self.plan, g) if n not in good] for g in work.groups}
         )
-        problems[variable_name] = [problem] if problem else []
-    if any(problems.values()):
-        shutil.rmtree(writer.work)
-        raise RefusedVariablesError(problems)
-    report = _report(plan, variable_map, name, hashes)
-    writer.publish({"provenance": json.dumps(_provenance(report), sort_keys=True)})
-    return report
+        if self.plan.land_fraction is None:
+            # Cells that ever hold a value are land; known only now, when everything was read once.
+            land = np.any([found.seen[n] for n in good], axis=0).astype(np.float64)
+            for group in groups:
+                writer.refill(group, "sftlf", 100.0 * land)
+        provenance = json.dumps(_provenance(report), sort_keys=True)
+        writer.publish({"frequencies": " ".join(groups), "provenance": provenance})
+
+    def _report(self, good: Sequence[str], hashes: Mapping[str, str]) -> dict[str, Any]:
+        plan, variable_map = self.plan, self.variable_map
+        absent = {n: e.absent for n, e in variable_map.entries.items() if e.absent is not None}
+        fraction = variable_map.land_fraction or "every cell that holds a value counts as all land"
+        timelines = [plan.plans[n].timeline for n in variable_map.closure(good)]
+        used = {file.origin for t in timelines if t is not None for file in t.files}
+        return {
+            "store": self.name.text,
+            "years": list(plan.years),
+            "calendar": plan.calendar,
+            "grid": {
+                "shape": list(plan.grid.shape),
+                "edges_from": plan.source_grid.edge_model,
+                "digest": plan.grid.digest,
+            },
+            "land_fraction": fraction,
+            "variables": {name: _variable_report(plan.plans[name]) for name in good},
+            "absent": absent,
+            "files": {origin: hashes[origin] for origin in sorted(used)},
+        }
 
 
 @dataclass(frozen=True)
 class _Work:
     """What the units of one call have in common.
 
+    fraction : of land in each cell; 1 everywhere where no file says so, for then only what is
+        missing is no land
     annual : which months make which years, where both are written: then the annual means of monthly
         variables are taken while their months are read, and each byte is read once
     """
@@ -235,81 +337,202 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Unit:
-    """One region of a group, of variables that are made of each other; ``done``: written before."""
+    """One region of a group, of variables that are made of each other.
+
+    ``members``: those of the group that this unit writes; ``files``: those that it hashes.
+    """
 
     group: Frequency
     region: slice
     names: tuple[str, ...]
-    done: frozenset[str]
+    members: tuple[str, ...]
+    files: tuple[NativeFile, ...]
+    input_bytes: float
 
 
 @dataclass
 class _Made:
-    """What came of a unit. ``seen``: cells that ever held a value of a delivered variable."""
+    """What came of a unit, beside the values that it wrote: by variable, and hashes by origin.
 
-    written: list[str]
-    seen: NDArray[np.bool_]
-    summaries: dict[str, Summary]
-    fixes: dict[str, dict[str, str]]
-    problems: dict[str, list[Problem]]
-
-
-def _stream(
-    work: _Work, progress: Callable[[str, float], None], task_map: TaskMap
-) -> tuple[NDArray[np.bool_], dict[str, list[Problem]]]:
-    """Write every region of every variable; summaries and fixes go into the plan.
-
-    Returns the cells that ever held a value, and the problems of variables that cannot be made.
+    ``seen``: packed bits of the cells that ever held a value, of the delivered ones.
     """
-    units = [
-        _Unit(
-            group,
-            region,
-            names,
-            frozenset(n for n in members if work.writer.is_done(group, n, region)),
-        )
-        for group in work.groups
-        for names, members in _families(work, group)
-        for region in work.writer.regions(group, members[0])
-    ]
 
-    def done(unit: _Unit, made: _Made, share: float) -> None:
-        for name in made.written:
-            work.writer.record(unit.group, name, unit.region)
-        said = f"{unit.group} {', '.join(unit.names)} {unit.region.start}:{unit.region.stop}"
-        progress(said, share)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    fixes: dict[str, dict[str, str]] = field(default_factory=dict)
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+    seen: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
-    seen = np.zeros(work.plan.grid.shape, dtype=bool)
-    problems: dict[str, list[Problem]] = {}
-    # In the order of the units, whatever the order they ran in: sums of the same numbers.
-    for made in run_units(task_map, _make, work, units, done):
-        seen |= made.seen
-        for name, found in made.problems.items():
-            problems.setdefault(name, found)
+    def packed(self) -> str:
+        """As text for the ledger, bit by bit the same when it is read again."""
+        return base64.b85encode(zlib.compress(pickle.dumps(self), 1)).decode()
+
+    @staticmethod
+    def unpacked(text: str) -> _Made:
+        content = io.BytesIO(zlib.decompress(base64.b85decode(text)))
+        made = _Unpickler(content).load()
+        assert isinstance(made, _Made)
+        return made
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and what this package makes, nothing that could run something else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        own = module.startswith("callmip_global.") or module in ("numpy", "numpy._core.multiarray")
+        if not own or "." in name:
+            raise pickle.UnpicklingError(f"{module}.{name} is none of ours")
+        return super().find_class(module, name)
+
+
+@dataclass
+class _Found:
+    """What came of all units."""
+
+    problems: dict[str, list[Problem]]
+    seen: dict[str, NDArray[np.bool_]]
+    hashes: dict[str, str]
+
+
+def _units(work: _Work) -> list[_Unit]:
+    """All of them. Each file is hashed by the first that reads it."""
+    plan, units, hashed = work.plan, [], set[str]()
+    costs = _bytes_per_step(plan)
+    for group in work.groups:
+        for names, members in _families(work, group):
+            for region in work.writer.regions(group, members[0]):
+                files: dict[str, NativeFile] = {}
+                size = 0.0
+                for name in names:
+                    item = plan.plans[name]
+                    if item.timeline is not None:
+                        per = 12 if (group, item.frequency) == ("yr", "mon") else 1
+                        steps = slice(per * region.start, per * region.stop)
+                        files |= {f.origin: f for f in _files_at(item.timeline, steps)}
+                        size += costs[name] * (steps.stop - steps.start)
+                mine = tuple(f for origin, f in files.items() if origin not in hashed)
+                hashed |= set(files)
+                units.append(_Unit(group, region, names, members, mine, size))
+    return units
+
+
+def _files_at(timeline: Timeline, steps: slice) -> Iterator[NativeFile]:
+    """The files that some steps of a timeline lie in."""
+    at = 0
+    for piece in timeline.pieces:
+        if at < steps.stop and at + len(piece.periods) > steps.start:
+            yield piece.file
+        at += len(piece.periods)
+
+
+def _bytes_per_step(plan: RunPlan) -> dict[str, float]:
+    """About how many bytes of the files one step of each native variable is, to tell the rate."""
+    users: dict[str, int] = {}
+    timelines = {n: p.timeline for n, p in plan.plans.items() if p.timeline is not None}
+    for timeline in timelines.values():
+        for file in timeline.files:
+            users[file.origin] = users.get(file.origin, 0) + 1
+    return {
+        name: sum(_size(f.path) / users[f.origin] for f in timeline.files) / timeline.axis.size
+        for name, timeline in timelines.items()
+    }
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where it is gone."""
+    if path.is_dir():
+        return sum(status.st_size for _, status in walk_files(path))
+    return path.stat().st_size if path.exists() else 0
+
+
+def _identity(file: NativeFile) -> list[Any]:
+    """What shows that a file is another one than when the run began, without reading all of it."""
+    path = file.path
+    try:
+        if path.is_dir():
+            return [[name, s.st_size, s.st_mtime_ns] for name, s in walk_files(path)]
+        # Unpacked files are made anew by every run.
+        changed = path.stat().st_mtime_ns if file.origin == str(path) else None
+        return [changed, ends_hash(path)]
+    except OSError as error:
+        return [type(error).__name__]
+
+
+def _stream(work: _Work, units: Sequence[_Unit], progress: Progress, task_map: TaskMap) -> None:
+    """Write every region of every variable that no earlier run has written."""
+
+    def is_done(unit: _Unit) -> bool:
+        return all(work.writer.is_done(unit.group, n, unit.region) for n in unit.members)
+
+    to_do = [unit for unit in units if not is_done(unit)]
+    started, read, count = monotonic(), 0.0, len(units) - len(to_do)
+    with closing(task_map(_make, work, to_do)) as finished:
+        for position, made in finished:
+            unit = to_do[position]
+            for name in unit.members:
+                # What came of the unit is noted once; it counts as done when all are recorded.
+                note = {"made": made} if name == unit.members[-1] else None
+                work.writer.record(unit.group, name, unit.region, note)
+            count += 1
+            read += unit.input_bytes
+            rate = read / 1e6 / max(monotonic() - started, 1e-3)
+            text = f"{unit.group} {', '.join(unit.members)} {rate:.0f} MB/s"
+            progress(text, count / len(units))
+
+
+def _gathered(work: _Work, units: Sequence[_Unit]) -> _Found:
+    """What the units found, from the ledger; summaries and fixes go into the plan.
+
+    In the order of the units, whatever the order and the run that they were made in: sums of the
+    same numbers.
+    """
+    shape = work.plan.grid.shape
+    found = _Found({}, {n: np.zeros(shape, dtype=bool) for n in work.plan.delivered}, {})
+    for unit in units:
+        note = work.writer.note(unit.group, unit.members[-1], unit.region)
+        made = _Made.unpacked(note["made"])
+        for name, problems in made.problems.items():
+            found.problems.setdefault(name, problems)
         for name, summary in made.summaries.items():
             work.plan.plans[name].summary.merge(summary)
         for name, fixes in made.fixes.items():
             work.plan.plans[name].fixes.update(fixes)
-    if work.annual is not None:
-        for name in members_of(work.plan, "mon"):
-            if not problems.get(name):
-                _write_years(work, work.annual, name)
-    return seen, problems
+        for name, seen in made.seen.items():
+            found.seen[name] |= np.unpackbits(seen, count=math.prod(shape)).reshape(shape) > 0
+        found.hashes.update(made.hashes)
+    return found
 
 
-def _write_years(work: _Work, annual: Annual, name: str) -> None:
-    """The annual means of a monthly variable, from the sums that its regions have kept."""
+def _stream_years(work: _Work, names: Sequence[str], task_map: TaskMap) -> None:
+    """The annual means of monthly variables, from the sums that their regions have kept."""
+    if work.annual is None:
+        return
     writer = work.writer
-    for region in writer.regions("yr", name):
-        if writer.is_done("yr", name, region):
-            continue
-        months, shape = writer.regions("mon", name), work.plan.grid.shape
-        sums = annual.kept(writer.scratch, name, months, region, shape)
-        writer.write("yr", name, region, _on_land(sums.whole(), work.fraction))
+    units = [
+        (name, region)
+        for name in members_of(work.plan, "mon")
+        if name in names
+        for region in writer.regions("yr", name)
+        if not writer.is_done("yr", name, region)
+    ]
+    with closing(task_map(_make_years, work, units)) as finished:
+        for position, _ in finished:
+            writer.record("yr", *units[position])
 
 
-def _on_land(values: Array, fraction: Array) -> NDArray[np.float32]:
-    return np.where(fraction > 0.0, values, np.nan).astype(np.float32)
+def _make_years(work: _Work, unit: tuple[str, slice]) -> None:
+    assert work.annual is not None
+    name, region = unit
+    writer = work.writer
+    months, shape = writer.regions("mon", name), work.plan.grid.shape
+    sums = work.annual.kept(writer.scratch, name, months, region, shape)
+    writer.fill("yr", name, region, _on_land(sums.whole(), work.fraction))
+
+
+def _on_land(values: NDArray[Any], fraction: Array) -> NDArray[np.float32]:
+    kept = values.astype(np.float32)
+    kept[..., fraction == 0.0] = np.nan
+    return kept
 
 
 def _families(work: _Work, group: Frequency) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -331,23 +554,33 @@ def _families(work: _Work, group: Frequency) -> list[tuple[tuple[str, ...], tupl
     return list(found.items())
 
 
-def _make(work: _Work, unit: _Unit) -> _Made:
-    """Make and write one region of the variables of a unit, as far as it is not written yet."""
+def _make(work: _Work, unit: _Unit) -> str:
+    """Make and write one region of the variables of a unit; what came of it, as `_Made` packs it.
+
+    A variable that cannot be made is not written; the others are.
+    """
+    made = _Made()
     mine = {n: replace(work.plan.plans[n], summary=Summary(), fixes={}) for n in unit.names}
     plan = replace(work.plan, plans=mine)
-    made = _Made([], np.zeros(plan.grid.shape, dtype=bool), {}, {}, {})
+    # Right before its values are read: the bytes come from the disk once.
+    for file in unit.files:
+        try:
+            made.hashes[file.origin] = content_hash(file.path)
+        except OSError as error:
+            problem = Problem(file.origin, found=f"a file that cannot be read ({error.strerror})")
+            for name, item in mine.items():
+                if item.timeline is not None and file in item.timeline.files:
+                    made.problems[name] = [problem]
     fields = _months if unit.group == "mon" else _years
     for name, values in fields(plan, work, unit.region, made):
-        if name not in unit.done:
-            if work.annual is not None and unit.group == "mon":
-                sums = work.annual.sums(unit.region, plan.grid.shape)
-                sums.add(unit.region, values, np.ones(plan.grid.shape))
-                sums.save(work.writer.scratch, name, unit.region)
-            work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
-            made.written.append(name)
+        if work.annual is not None and unit.group == "mon":
+            sums = work.annual.sums(unit.region, plan.grid.shape)
+            sums.add(unit.region, values, np.ones(plan.grid.shape))
+            sums.save(work.writer.scratch, name, unit.region)
+        work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
     made.summaries = {name: item.summary for name, item in mine.items()}
     made.fixes = {name: item.fixes for name, item in mine.items() if item.fixes}
-    return made
+    return made.packed()
 
 
 def _months(
@@ -387,14 +620,15 @@ def _values(block: Block, frequency: Frequency, made: _Made) -> Iterator[tuple[s
             continue
         values = block.make(name, made.problems)
         if values is not None and name in block.plan.delivered:
-            made.seen |= np.isfinite(values).any(axis=0)
+            seen = np.packbits(np.isfinite(values).any(axis=0))
+            made.seen[name] = made.seen.get(name, np.uint8(0)) | seen
             yield name, values
 
 
 # --- words about it ------------------------------------------------------------------------------
 
 
-def _defaults(variable_map: VariableMap) -> dict[str, str]:
+def _source(variable_map: VariableMap) -> dict[str, str]:
     tool = f"callmip-global {__version__}"
     return {"source": f"{tool}, variable map {Path(variable_map.where).name}"}
 
@@ -427,30 +661,6 @@ def _variable_report(item: VariablePlan) -> dict[str, Any]:
         "per": item.entry.per,
         "frequency": item.frequency,
         "files": sorted(set(files)),
-    }
-
-
-def _report(
-    plan: RunPlan, variable_map: VariableMap, name: StoreName, hashes: Mapping[str, str]
-) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for variable_name in plan.delivered:
-        entries[variable_name] = _variable_report(plan.plans[variable_name])
-    absent = {n: e.absent for n, e in variable_map.entries.items() if e.absent is not None}
-    fraction = variable_map.land_fraction or "every cell that holds a value counts as all land"
-    return {
-        "store": name.text,
-        "years": list(plan.years),
-        "calendar": plan.calendar,
-        "grid": {
-            "shape": list(plan.grid.shape),
-            "edges_from": plan.source_grid.edge_model,
-            "digest": plan.grid.digest,
-        },
-        "land_fraction": fraction,
-        "variables": entries,
-        "absent": absent,
-        "files": dict(sorted(hashes.items())),
     }
 
 

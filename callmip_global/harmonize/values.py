@@ -6,16 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
-from callmip_global.grid import Grid
 from callmip_global.harmonize.checks import tolerated, unflagged_fill
 from callmip_global.harmonize.native import Timeline
-from callmip_global.harmonize.planning import (
-    RefusedVariablesError,
-    RunPlan,
-    VariablePlan,
-    place_of,
-)
-from callmip_global.harmonize.variable_map import VariableMap
+from callmip_global.harmonize.planning import RunPlan, VariablePlan
 from callmip_global.timeaxis import MonthAxis, month_axis
 from callmip_global.units import Conversion
 
@@ -23,10 +16,6 @@ Array = NDArray[np.float64]
 
 LOST = 1e-3
 """Share of a per-cell variable's integral that may lie where the land fraction is 0."""
-
-
-EVERYWHERE = 0.9
-"""A field with values on more than this share of the sphere is no land field (land: 0.29)."""
 
 
 class Block:
@@ -121,44 +110,3 @@ def _period_days(axis: MonthAxis, conversion: Conversion) -> Array:
     first, last = axis.years
     lengths = month_axis((first, last), axis.calendar, "yr").lengths_days
     return np.array([lengths[year - first] for year, _ in axis.periods])
-
-
-def held_cells(plan: RunPlan, variable_map: VariableMap) -> Array:
-    """1 where any variable holds a value in the first year, else 0: what counts as land."""
-    everywhere = []
-    seen = np.zeros(plan.grid.shape, dtype=bool)
-    for variable_plan in plan.plans.values():
-        timeline = variable_plan.timeline
-        if timeline is None:
-            continue
-        steps = slice(0, 12 if timeline.axis.frequency == "mon" else 1)
-        block = Block(plan, timeline.axis.part(steps), steps, np.ones(plan.grid.shape))
-        try:
-            values = block.converted(variable_plan, steps)
-        except DataError as error:
-            raise RefusedVariablesError({variable_plan.variable.name: error.problems}) from None
-        held = np.asarray(np.isfinite(values).any(axis=0))
-        if plan.grid.is_global and _area_share(held, plan.grid) > EVERYWHERE:
-            everywhere.append(variable_plan)
-        seen |= held
-    if everywhere:
-        # Without this, oceans would count as land wherever the model writes something there.
-        raise RefusedVariablesError(
-            {
-                item.variable.name: [
-                    Problem(
-                        place_of(item, variable_map),
-                        item.variable.name,
-                        "values over land and sea alike",
-                        "missing values over the sea, or a land fraction",
-                        "Name the model's land fraction in the map: land_fraction: <native name>.",
-                    )
-                ]
-                for item in everywhere
-            }
-        )
-    return seen.astype(np.float64)
-
-
-def _area_share(cells: NDArray[np.bool_], grid: Grid) -> float:
-    return float(grid.cell_area[cells].sum() / grid.cell_area.sum())

@@ -6,7 +6,7 @@ Harmonizing, regridding and the report are joined here because the engines do no
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,35 +132,29 @@ def _harmonized(
 ) -> tuple[Path | None, list[Entry]]:
     """The native store of all variables that can be had (None if none can), and their entries."""
     variable_map, name = manifest.variable_map, _name(manifest, "native")
-    wanted, entries = list(variable_map.delivered), []
-    while wanted:
-        try:
-            report = harmonize_files(
-                files,
-                variable_map=variable_map,
-                name=name,
-                attributes=manifest.attributes,
-                years=years,
-                frequencies=manifest.file.frequencies,
-                out=work / name.text,
-                variables=wanted,
-                progress=progress,
-                task_map=task_map or one_by_one,
-            )
-        except RefusedVariablesError as error:
-            common = error.by_variable.get("", ())
-            bad = dict.fromkeys(wanted, common) if common else dict(error.by_variable)
-            for other in wanted:
-                cause = [n for n in variable_map.closure([other]) if n in bad and n != other]
-                if cause and other not in bad:
-                    found = f"no {cause[0]}, which it is derived from"
-                    bad[other] = (Problem(variable_map.place(other), other, found),)
-            for variable, problems in bad.items():
-                entries += refused_entries(variable, problems, files, variable_map)
-            wanted = [n for n in wanted if n not in bad]
-        else:
-            return work / name.text, entries + variable_entries(report, files)
-    return None, entries
+    bad: Mapping[str, Sequence[Problem]]
+    native: Path | None = work / name.text
+    entries: list[Entry] = []
+    try:
+        report = harmonize_files(
+            files,
+            variable_map=variable_map,
+            name=name,
+            attributes=manifest.attributes,
+            years=years,
+            frequencies=manifest.file.frequencies,
+            out=work / name.text,
+            variables=variable_map.delivered,
+            progress=progress,
+            task_map=task_map or one_by_one,
+        )
+    except RefusedVariablesError as error:
+        native, bad = None, error.by_variable
+    else:
+        bad, entries = report["refused"], variable_entries(report, files)
+    for variable, problems in bad.items():
+        entries += refused_entries(variable, problems, files, variable_map)
+    return native, entries
 
 
 def _regridded(

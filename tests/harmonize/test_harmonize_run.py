@@ -17,6 +17,9 @@ from callmip_global.errors import DataError
 from callmip_global.grid import EARTH_RADIUS_M
 from callmip_global.harmonize import VariableMap, VariableSource, harmonize_run
 from callmip_global.harmonize import run as making
+from callmip_global.harmonize.declared import Declared
+from callmip_global.harmonize.native import Inventory
+from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.store import StoreName, global_total, open_store, store_info
 from callmip_global.timeaxis import month_axis
 
@@ -110,9 +113,7 @@ def test_months_are_read_once_for_monthly_and_annual_values(
     gpp = field(0, 20)
     gpp[14, 1, 1] = np.nan
     run(tmp_path, [write_native(tmp_path / "a.nc", {"GPP": (gpp, CARBON)})])
-    # The first year tells what is land, as the files do not.
-    assert read[:12] == list(range(12))
-    assert sorted(read[12:]) == list(range(24))
+    assert sorted(read) == list(range(24))
     yearly = open_store(tmp_path / NAME.text, "yr")["gpp"].values
     # A year without one of its months is none.
     np.testing.assert_array_equal(np.isnan(yearly[:, 2, 1]), [False, True])
@@ -317,6 +318,120 @@ def test_nep_with_the_sign_of_nee_is_refused_by_its_northern_seasons(tmp_path: P
     wrong = write_native(tmp_path / "b.nc", {"F": (-nep, CARBON)})
     assert "say sign: -1" in problem(tmp_path / "wrong", [wrong], entries)
     run(tmp_path / "told", [wrong], {"nep": VariableSource(source="F", sign=-1)})
+
+
+# --- the rest goes on -----------------------------------------------------------------------------
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(store)): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+
+
+def what_can_be_had(
+    out: Path,
+    files: list[Path],
+    entries: Mapping[str, VariableSource],
+    *,
+    frequencies: tuple[Any, ...] = ("mon", "yr"),
+    **options: Any,
+) -> dict[str, Any]:
+    return making.harmonize_files(
+        Inventory.of(files, Declared()).files,
+        variable_map=VariableMap(entries),
+        name=NAME,
+        attributes={},
+        years=YEARS,
+        frequencies=frequencies,
+        out=out / NAME.text,
+        variables=tuple(n for n in entries if n not in ("ra", "rh")),
+        **options,
+    )
+
+
+def mixed(folder: Path, *, good: bool = False) -> tuple[list[Path], dict[str, VariableSource]]:
+    """A run in which ts, reco, nep and lai cannot be had, each for another reason; or the rest."""
+    gpp, soil = field(0, 20), field(5, 50, per_year=1)
+    files = [
+        write_native(folder / "g.nc", {"GPP": (gpp, CARBON)}),
+        write_native(folder / "s.nc", {"Cs": (soil, {"units": "kgC m-2"})}, annual=True),
+    ]
+    entries = {**GPP, "cSoil": VariableSource(source="Cs")}
+    if good:
+        return files, entries
+    everywhere = np.nan_to_num(field(250, 300), nan=280.0)
+    return [
+        *files,
+        write_native(folder / "t.nc", {"T": (everywhere, {"units": "furlong"})}),
+        write_native(folder / "l.nc", {"LAI": (100 * field(0, 5), {"units": "1"})}),
+        write_native(folder / "r.nc", {"Ra": (-2 * gpp, CARBON), "Rh": (gpp, CARBON)}),
+        write_native(folder / "h.nc", {"H": (everywhere - 270.0, {"units": "W m-2"})}),
+    ], {
+        "ts": VariableSource(source="T"),
+        "hfss": VariableSource(source="H"),
+        "lai": VariableSource(source="LAI"),
+        "nep": VariableSource(derive="gpp - reco"),
+        "reco": VariableSource(derive="ra + rh"),
+        "ra": VariableSource(source="Ra"),
+        "rh": VariableSource(source="Rh"),
+        **entries,
+    }
+
+
+def test_a_refused_variable_leaves_no_trace_in_the_store_of_the_others(tmp_path: Path) -> None:
+    report = what_can_be_had(tmp_path / "some", *mixed(tmp_path))
+    alone = what_can_be_had(tmp_path / "alone", *mixed(tmp_path, good=True))
+    refused = {name: str(problems[0]) for name, problems in report["refused"].items()}
+    assert set(refused) == {"ts", "hfss", "lai", "reco", "nep"}
+    assert "furlong" in refused["ts"]
+    assert "values over land and sea alike" in refused["hfss"]
+    assert "100: percent" in refused["lai"]
+    assert "opposite sign" in refused["reco"]
+    assert "no reco, which it is derived from" in refused["nep"]
+    assert alone == {**report, "refused": {}}
+    some = contents(tmp_path / "some" / NAME.text)
+    assert some == contents(tmp_path / "alone" / NAME.text)
+    assert not [name for name in some if set(refused) & set(name.split("/"))]
+    assert [p.name for p in (tmp_path / "some").iterdir()] == [NAME.text]
+
+
+def test_a_group_of_which_everything_is_refused_is_not_there(tmp_path: Path) -> None:
+    files, entries = mixed(tmp_path)
+    del entries["gpp"], entries["nep"]
+    report = what_can_be_had(tmp_path, files, entries)
+    assert set(report["variables"]) == {"cSoil"}
+    info = store_info(tmp_path / NAME.text)
+    assert info.frequencies == ("yr",)
+    assert info.attributes["frequencies"] == "yr"
+
+
+def test_where_nothing_can_be_had_every_reason_is_told(tmp_path: Path) -> None:
+    files, entries = mixed(tmp_path)
+    for name in ("gpp", "nep", "cSoil"):
+        del entries[name]
+    with pytest.raises(RefusedVariablesError) as caught:
+        what_can_be_had(tmp_path, files, entries)
+    assert set(caught.value.by_variable) == {"ts", "hfss", "lai", "reco"}
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_values_that_cannot_be_read_refuse_their_variable_alone(tmp_path: Path) -> None:
+    files, entries = mixed(tmp_path, good=True)
+    files.append(write_native(tmp_path / "l.nc", {"LAI": (field(0, 5), {"units": "1"})}))
+    entries["lai"] = VariableSource(source="LAI")
+    headers = Inventory.of(files, Declared())
+    files[-1].unlink()
+    report = making.harmonize_files(
+        headers.files,
+        variable_map=VariableMap(entries),
+        name=NAME,
+        attributes={},
+        years=YEARS,
+        frequencies=("mon", "yr"),
+        out=tmp_path / NAME.text,
+        variables=tuple(entries),
+    )
+    assert set(report["refused"]) == {"lai"}
+    assert set(report["variables"]) == {"gpp", "cSoil"}
 
 
 # --- the time axis --------------------------------------------------------------------------------
