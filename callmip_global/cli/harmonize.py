@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from callmip_global.harmonize.submission import Entry
 
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="PATH", help="Where to write report.json.")
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="PATH.json",
+        help="Write what became of every file and variable there, and as a page PATH.html.",
+    ),
 ]
 
 
@@ -43,7 +48,10 @@ def harmonize(
 ) -> None:
     """Bring handed-in model output onto the standard grids, with a report of every file.
 
-    What is broken is refused and named; the rest goes on. Exit code 1 if anything was refused.
+    What is broken is refused and named; the rest goes on. Run again, it goes on where it was
+    interrupted, does nothing where nothing has changed, and keeps the older version of a store that
+    changes. report.json and report.html of the collection tell of all its runs. Exit code 1 if
+    anything was refused.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -68,7 +76,8 @@ def harmonize(
         )
     for store in stores:
         print(store)
-    _finish(entries, report or out / "report.json")
+    print(out / "report.html")
+    _finish(entries, report)
 
 
 def check(
@@ -81,7 +90,7 @@ def check(
     ] = None,
     report: ReportOption = None,
 ) -> None:
-    """Say what is wrong with files or stores, before they are handed in. Writes nothing else.
+    """Say what is wrong with files or stores, before they are handed in; changes nothing.
 
     Exit code 1 if anything would be refused.
     """
@@ -98,12 +107,18 @@ def _finish(entries: Sequence[Entry], report: Path | None) -> None:
     """Print what was refused or fixed, write the report, and leave with the exit code."""
     import sys
 
+    from callmip_global.errors import Problem, UsageError
     from callmip_global.files import write_json
+    from callmip_global.harmonize.report import write_report
     from callmip_global.harmonize.submission import entries_json
 
+    if report is not None and report.suffix == ".html":
+        raise UsageError(Problem("--report", found=str(report), wanted="a name ending in .json"))
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
-        write_json(report, entries_json(entries))
+        rows = entries_json(entries)
+        write_json(report, rows)
+        write_report(rows, out=report.with_suffix(".html"))
     for entry in sorted(entries):
         if entry.outcome == "refused":
             print(f"refused: {entry.message}", file=sys.stderr)

@@ -7,7 +7,7 @@ uses. A broken file never stops the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 from callmip_global.errors import CallmipError, DataError, Problem
 from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.declared import Declared
-from callmip_global.harmonize.native import Inventory, NativeFile
+from callmip_global.harmonize.native import NativeFile, scan
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.run import check_values
@@ -50,6 +50,13 @@ def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     return [{**asdict(entry), "rules": list(entry.rules)} for entry in sorted(entries)]
 
 
+def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """The entries that `entries_json` made the rows of; KeyError for other rows."""
+    return [
+        Entry(r["path"], r["variable"], r["outcome"], tuple(r["rules"]), r["message"]) for r in rows
+    ]
+
+
 def refused(path: str, variable: str, rule: str, problems: Sequence[Problem]) -> Entry:
     """The entry of something refused for ``problems``; ``rule`` stands for those without one."""
     rules = tuple(dict.fromkeys(p.rule or rule for p in problems))
@@ -78,20 +85,51 @@ def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> 
     return entries
 
 
-def unmapped_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
+def file_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
     """Entries of the fields that the map does not speak of, and of files without any field."""
-    known = set(variable_map.native_names)
+    sources = {e.source for e in variable_map.entries.values()}
     entries = []
     for file in files:
         fields = file.data_variables()
         for name in fields:
-            if name not in known and file.time_dim in file.variables[name].dims:
-                said = "not in the variable map; not used"
-                entries.append(Entry(file.origin, name, "accepted", ("not-mapped",), said))
+            if name in sources:
+                continue
+            label = f"{name} (native)" if name in variable_map.entries else name
+            if name == variable_map.land_fraction:
+                rule, said = "land-fraction", "the land fraction of every cell"
+            elif file.time_dim in file.variables[name].dims:
+                rule, said = "not-mapped", "not in the variable map; not used"
+            else:
+                rule, said = "not-mapped", "a field without time; not used"
+            entries.append(Entry(file.origin, label, "accepted", (rule,), said))
         if not fields:
             said = "no field on latitudes and longitudes; not used"
             entries.append(Entry(file.origin, "", "accepted", ("no-field",), said))
     return entries
+
+
+def accounted(entries: Iterable[Entry], walked: Iterable[str]) -> list[Entry]:
+    """The entries, sorted, each file and variable once, and one for every file without any.
+
+    Of several entries of one (path, variable) the worst outcome is kept, with the rules and words
+    of all. ``walked``: every file there is; of an archive its members may stand for it.
+    """
+    merged: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(set(entries)):
+        key = (entry.path, entry.variable)
+        merged[key] = _joined(merged[key], entry) if key in merged else entry
+    said = {path for path, _ in merged} | {path.split("::")[0] for path, _ in merged}
+    for path in sorted(set(walked) - said):
+        text = "nothing in it was asked for; not used"
+        merged[path, ""] = Entry(path, "", "accepted", ("not-used",), text)
+    return sorted(merged.values())
+
+
+def _joined(one: Entry, other: Entry) -> Entry:
+    worst = max(one.outcome, other.outcome, key=("accepted", "fixed", "refused").index)
+    rules = tuple(dict.fromkeys((*one.rules, *other.rules)))
+    message = "; ".join(dict.fromkeys(m for m in (one.message, other.message) if m))
+    return Entry(one.path, one.variable, worst, rules, message)
 
 
 def refused_entries(
@@ -106,33 +144,43 @@ def refused_entries(
 # --- checking alone ------------------------------------------------------------------------------
 
 
-def check_file(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
-    """Entries of one NetCDF file: every variable of the map (default: protocol names) in it."""
-    declared = Declared(calendar=variable_map.calendar if variable_map else None)
-    inventory = Inventory.of([path], declared)
-    if inventory.problems:
-        return [refused(str(path), "", "unreadable", inventory.problems[str(path)])]
-    (file,) = inventory.files
-    if variable_map is None:
-        variable_map = _protocol_names(file)
-    entries = unmapped_entries([file], variable_map)
-    for name, entry in variable_map.entries.items():
-        if entry.source is None or entry.source not in file.variables:
-            continue
+def check_files(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
+    """What harmonizing would make of files that belong together, without writing a store."""
+    entries = file_entries(files, variable_map)
+    for name in variable_map.delivered:
         try:
-            report = check_values([file], variable_map, name)
+            report = check_values(files, variable_map, name)
         except RefusedVariablesError as error:
-            entries.append(refused(str(path), name, "refused", error.problems))
+            entries += refused_entries(name, error.problems, files, variable_map)
         else:
-            entries += variable_entries({"variables": {name: report}}, [file])
+            entries += variable_entries({"variables": {name: report}}, files)
     return entries
 
 
-def _protocol_names(file: NativeFile) -> VariableMap:
-    """The map of a file whose variables have the protocol's names and state their units."""
-    entries = {n: VariableSource(source=n) for n in variable_table() if n in file.variables}
-    fraction = "sftlf" if "sftlf" in file.variables else None
-    return VariableMap(entries, land_fraction=fraction, where=file.origin)
+def check_file(
+    path: Path, variable_map: VariableMap | None = None, origin: str = ""
+) -> list[Entry]:
+    """Entries of one file: every variable of the map (default: protocol names) in it.
+
+    ``origin``: what the report calls it (default: its path).
+    """
+    declared = Declared(calendar=variable_map.calendar if variable_map else None)
+    try:
+        file = scan(path, declared, origin)
+    except DataError as error:
+        return [refused(origin or str(path), "", "unreadable", error.problems)]
+    return check_files([file], _map_of(file, variable_map))
+
+
+def _map_of(file: NativeFile, given: VariableMap | None) -> VariableMap:
+    """The part of the map that speaks of a file; without one, of the protocol's names in it."""
+    if given is None:
+        entries = {n: VariableSource(source=n) for n in variable_table() if n in file.variables}
+        fraction = "sftlf" if "sftlf" in file.variables else None
+        return VariableMap(entries, land_fraction=fraction, where=file.origin)
+    held = {n: e for n, e in given.entries.items() if e.source in file.variables}
+    fraction = given.land_fraction if given.land_fraction in file.variables else None
+    return replace(given, entries=held, land_fraction=fraction)
 
 
 def check_store(path: Path) -> list[Entry]:
@@ -190,7 +238,10 @@ def _store_problems(ds: Any, name: str, where: str) -> list[Problem]:
 
 
 def check_path(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
-    """Entries of a file, a store, or everything in a folder. DataError for what is not there."""
+    """Entries of a file, a store, or everything in a folder. DataError for what is not there.
+
+    Every file is looked at by itself; of a collection, the newest version of every store.
+    """
     if not path.exists():
         raise DataError(Problem(str(path), found="nothing there"))
     if path.is_file():

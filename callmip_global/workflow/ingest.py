@@ -5,29 +5,40 @@ Harmonizing, regridding and the report are joined here because the engines do no
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from callmip_global import __version__
 from callmip_global.config.manifest import Manifest
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
+from callmip_global.files import canonical_json, inside, read_json, text_hash, write_json
 from callmip_global.grid import standard_grid
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
+    accounted,
+    entries_json,
+    entries_of,
+    file_entries,
     refused,
     refused_entries,
-    unmapped_entries,
     variable_entries,
 )
 from callmip_global.harmonize.variable_map import VariableMap
 from callmip_global.parallel import TaskMap, in_threads, one_by_one
 from callmip_global.regrid import regrid_store
 from callmip_global.store import StoreName
+from callmip_global.workflow.collection import Collection
+from callmip_global.workflow.lock import held_alone
 
 Progress = Callable[[str, float], None]
 
@@ -44,48 +55,247 @@ def ingest(
 
     Every file below the submissions and every variable of the map appears in the report: what is
     broken is refused and the rest goes on. A refused variable is in no store. ``task_map``: where
-    the units of harmonizing and regridding run, None for this process. UsageError when a submission
-    does not exist.
+    the units of harmonizing and regridding run, None for this process.
+
+    Killed at any moment and called again it goes on; called again for a submission in which no file
+    has changed it does nothing and says the same. Where something has changed, the store it makes
+    is a new version, and the one before is kept: see `workflow.collection`, which also says where
+    the reports are. UsageError when a submission does not exist, when the collection lies inside
+    one, or while another process harmonizes the same run.
     """
     missing = [
         Problem(str(path), found="nothing there") for path in submissions if not path.exists()
     ]
+    within = [path for path in submissions if path.is_dir() and inside(path, collection)]
+    missing += [
+        Problem(str(collection), found=f"a collection inside {path}", wanted="one elsewhere")
+        for path in within
+    ]
     if missing:
         raise UsageError(missing)
-    data, other = _files(submissions, manifest.file.files)
-    said = "matches no pattern of the manifest's files; not read"
-    entries = [Entry(str(path), "", "accepted", ("not-data",), said) for path in other]
+    home = Collection(collection)
+    run = run_name(manifest)
+    with held_alone(home.place / f"{run}.lock", "one harmonize of a run at a time"):
+        return _Ingest(submissions, manifest, home, run, progress, task_map).stores_and_entries()
 
-    variable_map = manifest.variable_map
-    inventory = Inventory.of(data, Declared(calendar=variable_map.calendar))
-    entries += [
-        refused(origin, "", "unreadable", problems)
-        for origin, problems in inventory.problems.items()
-    ]
-    files = inventory.files
-    entries += unmapped_entries(files, variable_map)
-    years = manifest.file.years or common_years(files, variable_map)
-    if years is None:
-        problem = Problem(manifest.path.name, "years", "no whole year that all variables have")
-        return [], [*entries, refused("", "", "refused", [problem])]
 
-    collection.mkdir(parents=True, exist_ok=True)
-    work = collection / f".ingest-{_name(manifest, 'native').text}"
-    work.mkdir(exist_ok=True)
-    try:
-        native, found = _harmonized(files, manifest, years, work, progress, task_map)
-        entries += found
+def run_name(manifest: Manifest) -> str:
+    """``<model>.<version>_<simulation>_<Stage>[_mNNN]``: what one manifest describes."""
+    return _name(manifest, "native").text.replace("_native_", "_").removesuffix(".zarr")
+
+
+@dataclass(frozen=True)
+class _Ingest:
+    """One call of `ingest`, the lock of its run held."""
+
+    submissions: Sequence[Path]
+    manifest: Manifest
+    home: Collection
+    run: str
+    progress: Progress
+    task_map: TaskMap | None
+
+    @property
+    def work(self) -> Path:
+        return self.home.place / self.run
+
+    @property
+    def state(self) -> Path:
+        """What the submission was when it was last ingested, and the stores that came of it."""
+        return self.home.place / f"{self.run}.json"
+
+    @property
+    def report(self) -> Path:
+        return self.home.path / "reports" / f"{self.run}.json"
+
+    def stores_and_entries(self) -> tuple[list[Path], list[Entry]]:
+        key = self._key()
+        self.home.settle(self.work)
+        done = self._done(key)
+        if done is not None:
+            return done
+        if self._begun() != key:
+            self._clear()
+            self.work.mkdir(parents=True)
+            write_json(self.work / "key.json", {"key": key})
+        native, entries = self._harmonized()
         stores: list[Path] = []
-        for grid in manifest.file.grids:
+        failed = False
+        for grid in self.manifest.file.grids:
             if native is None:
                 break
             try:
-                stores.append(_regridded(native, manifest, grid, collection, progress, task_map))
+                stores.append(self.home.publish(self._regridded(native, grid)))
             except DataError as error:
+                failed = True
                 entries.append(refused("", f"all on {grid}", "regridding", error.problems))
-    finally:
-        shutil.rmtree(work)
-    return stores, entries
+        self._write_reports(entries)
+        contents = self.home.stores()
+        if not failed:
+            # Regridding fails for reasons outside the submission too: then it is tried again.
+            said = {store.name: contents[store.name] for store in stores}
+            write_json(self.state, {"key": key, "stores": said})
+        self._clear()
+        return stores, entries
+
+    def _clear(self) -> None:
+        """Remove the work folder; one that is half removed is not taken up again."""
+        (self.work / "key.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _key(self) -> str:
+        """Hash of what the result depends on: files by size and times of change, not by content.
+
+        A file that changes without either is not to be had; one whose times change alone is read
+        again, and gives the same content, which is no new version.
+        """
+        said = [__version__, repr(self.manifest), [str(path) for path in self.submissions]]
+        return text_hash(canonical_json([said, [list(_walked(p)) for p in self.submissions]]))
+
+    def _done(self, key: str) -> tuple[list[Path], list[Entry]] | None:
+        """The stores and the report of an earlier call, where nothing has changed since."""
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            state, rows = read_json(self.state), read_json(self.report)
+            there = self.home.stores()
+            same = all(there.get(name) == content for name, content in state["stores"].items())
+            if state["key"] == key and same:
+                names = [_name(self.manifest, grid).text for grid in self.manifest.file.grids]
+                entries = entries_of(rows)
+                self._write_reports(entries)
+                self._clear()
+                return [self.home.path / n for n in names if n in state["stores"]], entries
+        return None
+
+    def _begun(self) -> str:
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return str(read_json(self.work / "key.json")["key"])
+        return ""
+
+    def _harmonized(self) -> tuple[Path | None, list[Entry]]:
+        """The native store of all variables that can be had (None if none can), and the entries."""
+        native = self.work / "native" / _name(self.manifest, "native").text
+        record = self.work / "harmonized.json"
+        if record.exists():
+            return (native if native.exists() else None), entries_of(read_json(record))
+        taken, entries = self._taken()
+        inventory = Inventory.of(taken, _declared(self.manifest))
+        variable_map = self.manifest.variable_map
+        for origin, problems in inventory.problems.items():
+            entries.append(refused(origin, "", "unreadable", problems))
+        files = inventory.files
+        entries += file_entries(files, variable_map)
+        years = self.manifest.file.years or common_years(files, variable_map)
+        if years is None:
+            place = self.manifest.path.name
+            problem = Problem(place, "years", "no whole year that all variables have")
+            for name in variable_map.delivered:
+                entries += refused_entries(name, [problem], files, variable_map)
+        else:
+            native.parent.mkdir(exist_ok=True)
+            entries += self._streamed(files, years, native)
+        walked = [str(path) for path in taken] + [file.origin for file in files]
+        entries = accounted(entries, walked)
+        write_json(record, entries_json(entries))
+        return (native if native.exists() else None), entries
+
+    def _taken(self) -> tuple[list[Path], list[Entry]]:
+        """Data files, and the entries of all other files."""
+        data, other = _files(self.submissions, self.manifest.file.files)
+        said = "matches no pattern of the manifest's files; not read"
+        return data, [Entry(str(path), "", "accepted", ("not-data",), said) for path in other]
+
+    def _streamed(
+        self, files: Sequence[NativeFile], years: tuple[int, int], out: Path
+    ) -> list[Entry]:
+        """Entries of all variables; the store of those that can be had is then at ``out``."""
+        manifest, variable_map = self.manifest, self.manifest.variable_map
+        wanted, entries = list(variable_map.delivered), list[Entry]()
+        while wanted:
+            try:
+                report = harmonize_files(
+                    files,
+                    variable_map=variable_map,
+                    name=_name(manifest, "native"),
+                    attributes=manifest.attributes,
+                    years=years,
+                    frequencies=manifest.file.frequencies,
+                    out=out,
+                    variables=wanted,
+                    progress=self.progress,
+                    task_map=self.task_map or one_by_one,
+                )
+            except RefusedVariablesError as error:
+                common = error.by_variable.get("", ())
+                bad = dict.fromkeys(wanted, common) if common else dict(error.by_variable)
+                for other in wanted:
+                    cause = [n for n in variable_map.closure([other]) if n in bad and n != other]
+                    if cause and other not in bad:
+                        found = f"no {cause[0]}, which it is derived from"
+                        bad[other] = (Problem(variable_map.place(other), other, found),)
+                for variable, problems in bad.items():
+                    entries += refused_entries(variable, problems, files, variable_map)
+                wanted = [n for n in wanted if n not in bad]
+            else:
+                for variable, problems in report.get("refused", {}).items():
+                    entries += refused_entries(variable, problems, files, variable_map)
+                return entries + variable_entries(report, files)
+        return entries
+
+    def _regridded(self, native: Path, grid: str) -> Path:
+        """The store on a standard grid, finished, in the work folder."""
+        name = _name(self.manifest, grid)
+        out = self.work / name.text
+        if not out.exists():
+            regrid_store(
+                native,
+                grid=standard_grid(grid),
+                out=out,
+                name=name,
+                progress=self.progress,
+                task_map=self.task_map or in_threads,
+            )
+        return out
+
+    def _write_reports(self, entries: Sequence[Entry]) -> None:
+        """The report of this run, and that of all runs of the collection."""
+        self.report.parent.mkdir(exist_ok=True)
+        lock = self.home.place / "reports.lock"
+        with held_alone(lock, "one at a time", wait_s=600.0):
+            _write_changed(self.report, entries_json(entries))
+            reports = {p.stem: read_json(p) for p in sorted(self.report.parent.glob("*.json"))}
+            rows = [{"run": run, **row} for run, found in reports.items() for row in found]
+            write_json(self.home.path / "report.json", rows)
+            write_report(rows, out=self.home.path / "report.html")
+
+
+def _write_changed(path: Path, value: list[dict[str, Any]]) -> None:
+    with suppress(FileNotFoundError, ValueError):
+        if read_json(path) == value:
+            return
+    write_json(path, value)
+
+
+def _walked(path: Path) -> Iterator[list[Any]]:
+    """[name, size, times of change] of a file, or of all files below a folder, in a fixed order."""
+    if path.is_file():
+        yield _seen(path, path)
+        return
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            yield _seen(Path(folder, name), path)
+
+
+def _seen(path: Path, top: Path) -> list[Any]:
+    with suppress(OSError):
+        status = path.stat()
+        times = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        return [os.fsencode(path.relative_to(top)).hex(), *times]
+    return [os.fsencode(path.relative_to(top)).hex()]
+
+
+def _declared(manifest: Manifest) -> Declared:
+    return Declared(calendar=manifest.variable_map.calendar)
 
 
 def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tuple[int, int] | None:
@@ -120,62 +330,6 @@ def _files(submissions: Sequence[Path], patterns: Sequence[str]) -> tuple[list[P
         for pattern in patterns:
             data |= {p for p in submission.glob(pattern) if p.is_file()}
     return sorted(data), sorted(everything - data)
-
-
-def _harmonized(
-    files: Sequence[NativeFile],
-    manifest: Manifest,
-    years: tuple[int, int],
-    work: Path,
-    progress: Progress,
-    task_map: TaskMap | None,
-) -> tuple[Path | None, list[Entry]]:
-    """The native store of all variables that can be had (None if none can), and their entries."""
-    variable_map, name = manifest.variable_map, _name(manifest, "native")
-    bad: Mapping[str, Sequence[Problem]]
-    native: Path | None = work / name.text
-    entries: list[Entry] = []
-    try:
-        report = harmonize_files(
-            files,
-            variable_map=variable_map,
-            name=name,
-            attributes=manifest.attributes,
-            years=years,
-            frequencies=manifest.file.frequencies,
-            out=work / name.text,
-            variables=variable_map.delivered,
-            progress=progress,
-            task_map=task_map or one_by_one,
-        )
-    except RefusedVariablesError as error:
-        native, bad = None, error.by_variable
-    else:
-        bad, entries = report["refused"], variable_entries(report, files)
-    for variable, problems in bad.items():
-        entries += refused_entries(variable, problems, files, variable_map)
-    return native, entries
-
-
-def _regridded(
-    native: Path,
-    manifest: Manifest,
-    grid: str,
-    collection: Path,
-    progress: Progress,
-    task_map: TaskMap | None,
-) -> Path:
-    name = _name(manifest, grid)
-    out = collection / name.text
-    regrid_store(
-        native,
-        grid=standard_grid(grid),
-        out=out,
-        name=name,
-        progress=progress,
-        task_map=task_map or in_threads,
-    )
-    return out
 
 
 def _name(manifest: Manifest, grid: str) -> StoreName:

@@ -126,13 +126,15 @@ def test_the_total_on_the_standard_grid_is_the_native_one(ingested: dict[str, An
 
 
 def test_without_years_the_common_whole_years_are_taken(tmp_path: Path) -> None:
-    write_native(tmp_path / "out" / "g.nc", {"GPP": (field(0, 20), CARBON)})
+    write_native(tmp_path / "s" / "out" / "g.nc", {"GPP": (field(0, 20), CARBON)})
     longer = field(1, 5, years=(2000, 2002))
     write_native(
-        tmp_path / "out" / "r.nc", {"Ra": (longer[5:], CARBON)}, years=(2000, 2002), skip=5
+        tmp_path / "s" / "out" / "r.nc", {"Ra": (longer[5:], CARBON)}, years=(2000, 2002), skip=5
     )
     (tmp_path / "m.yaml").write_text(MANIFEST)
-    stores, _ = ingest([tmp_path], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c")
+    stores, _ = ingest(
+        [tmp_path / "s"], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c"
+    )
     years = {t.year for t in open_store(stores[0], "mon")["time"].values}
     assert years == {2001, 2002}
 
@@ -144,16 +146,17 @@ def test_a_grid_that_fails_is_refused_and_the_report_still_complete(
         raise DataError(Problem("store", "gpp", "a drift of 1e-3", "less than 1e-6"))
 
     monkeypatch.setattr("callmip_global.workflow.ingest.regrid_store", fail)
-    write_native(tmp_path / "out" / "g.nc", {"GPP": (field(0, 20), CARBON)})
+    write_native(tmp_path / "s" / "out" / "g.nc", {"GPP": (field(0, 20), CARBON)})
     (tmp_path / "m.yaml").write_text(MANIFEST)
     stores, entries = ingest(
-        [tmp_path], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c"
+        [tmp_path / "s"], load_manifest(tmp_path / "m.yaml"), collection=tmp_path / "c"
     )
     assert stores == []
     (entry,) = [e for e in entries if e.variable == "all on 2deg"]
     assert entry.outcome == "refused"
     assert "drift" in entry.message
-    assert not list((tmp_path / "c").iterdir())
+    assert not list((tmp_path / "c").glob("*.zarr"))
+    assert json.loads((tmp_path / "c" / "report.json").read_text())
 
 
 @pytest.mark.parametrize(
