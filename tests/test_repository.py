@@ -22,8 +22,8 @@ DATA_FOLDERS = ("config", "jobs", "regrid")
 SCRIPTS = ("demo", "test", "check", "slurm-here")
 # What conda-forge calls another name than PyPI does.
 CONDA_NAMES = {"netCDF4": "netcdf4"}
-ONLY_ON_PYPI = {"global-land-mask"}
-HEAVY = ("cftime", "dask", "distributed", "netCDF4", "numba", "numpy", "pandas")
+ONLY_ON_PYPI = {"deflate", "global-land-mask"}
+HEAVY = ("cftime", "dask", "distributed", "h5py", "netCDF4", "numba", "numpy", "pandas")
 HEAVY += ("pint", "xarray", "zarr")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.grid import GaussianEdges, SourceGrid
+from callmip_global.hdf5 import open_dataset
 from callmip_global.regrid.mesh import MeshSource, PointSource, scattered
 from callmip_global.regrid.meshfiles import source_of
 from callmip_global.store import is_per_land, is_store, store_info
@@ -383,7 +384,7 @@ def _open(path: Path, frequency: Frequency | None) -> xr.Dataset:
         ds: xr.Dataset = xr.open_zarr(path, group=group, chunks=None, decode_times=False)
         return ds
     try:
-        return xr.open_dataset(path, decode_times=False)
+        return open_dataset(path)
     except (OSError, ValueError) as error:
         # xarray's words for what no library can read are a page of advice on installing others.
         why = "what is no NetCDF file" if "did not find a match" in str(error) else str(error)
