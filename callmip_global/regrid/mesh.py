@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from callmip_global.grid import EARTH_RADIUS_M, EdgeModel, Grid, SourceGrid
+from callmip_global.grid import EARTH_RADIUS_M, EdgeModel
+from callmip_global.landpoints import PointSource as PointSource
+from callmip_global.landpoints import scattered as scattered
 from callmip_global.regrid.polygons import cell_areas
 
 if TYPE_CHECKING:
@@ -136,83 +138,3 @@ class MeshSource:
         renames = {dim: name for dim, name in zip(self.dims, new, strict=True) if dim != name}
         clashes = [name for name in renames.values() if name in da.coords]
         return da.drop_vars(clashes).rename(renames) if renames else da
-
-
-@dataclass(frozen=True, eq=False)
-class PointSource:
-    """A list of points that are cells of a grid; what the list leaves out is missing.
-
-    dims : the list's dimension, or two of which one has length 1
-    cells : (n,) number, row by row in ``grid``, of each point's cell; each at most once
-    described : variables that describe the list and are no data
-    maps : how the whole maps that the file may also have lie on the grid
-    other_dims : dimensions of other lists in the file
-    """
-
-    grid: Grid | Mesh
-    edge_model: EdgeModel
-    dims: tuple[Hashable, ...]
-    cells: NDArray[np.int64] = field(repr=False)
-    described: frozenset[str]
-    maps: SourceGrid | MeshSource | None = None
-    other_dims: tuple[Hashable, ...] = ()
-
-    @property
-    def lat_dim(self) -> Hashable:
-        """The slower dimension of the list."""
-        return self.dims[0]
-
-    @property
-    def lon_dim(self) -> Hashable:
-        """The faster dimension; the same one for a list of one dimension."""
-        return self.dims[-1]
-
-    @property
-    def own_names(self) -> frozenset[str]:
-        """Variables that describe the list or the grid."""
-        return self.described | (self.maps.own_names if self.maps is not None else frozenset())
-
-    @property
-    def own_dims(self) -> frozenset[Hashable]:
-        """Dimensions of the list, of other lists and of maps."""
-        own = frozenset(self.dims) | frozenset(self.other_dims)
-        return own | (self.maps.own_dims if self.maps is not None else frozenset())
-
-    def on_grid(self, da: xr.DataArray) -> bool:
-        """Whether ``da`` has a value for each point, or is a map."""
-        if da.name in self.described:
-            return False
-        return self.is_list(da) or (self.maps is not None and self.maps.on_grid(da))
-
-    def is_list(self, da: xr.DataArray) -> bool:
-        """Whether ``da`` has a value for each point."""
-        others = self.own_dims - set(self.dims)
-        return set(self.dims) <= set(da.dims) and not others & set(da.dims)
-
-    def to_grid_order(self, da: xr.DataArray) -> xr.DataArray:
-        """``da`` as (..., cell), in the order of ``cells``, or (..., lat, lon) if a map; lazy.
-
-        Raises ValueError when ``da`` is neither.
-        """
-        if self.maps is not None and not self.is_list(da):
-            return self.maps.to_grid_order(da)
-        if not self.on_grid(da):
-            raise ValueError(f"{da.name}: dimensions {da.dims} lack {self.dims}")
-        own = [name for name, coord in da.coords.items() if set(self.dims) & set(coord.dims)]
-        da = da.drop_vars({*own, *({"cell"} & set(da.coords))})
-        long = max(self.dims, key=lambda dim: da.sizes[dim])
-        da = da.isel({dim: 0 for dim in self.dims if dim != long}).transpose(..., long)
-        return da.rename({long: "cell"}) if long != "cell" else da
-
-
-def scattered(
-    values: NDArray[Any], cells: NDArray[np.int64], shape: tuple[int, int]
-) -> NDArray[Any]:
-    """(..., rows, columns) maps from (..., n) values of the cells given, NaN elsewhere.
-
-    Whole numbers become float64.
-    """
-    dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
-    out = np.full((*values.shape[:-1], shape[0] * shape[1]), np.nan, dtype=dtype)
-    out[..., cells] = values
-    return out.reshape(*values.shape[:-1], *shape)

@@ -17,7 +17,7 @@ from callmip_global.grid import (
     coordinate_vector,
     grid_of,
 )
-from callmip_global.regrid.landpoints import indexed_points, regular_points
+from callmip_global.landpoints import indexed_points, regular_points
 from callmip_global.regrid.mesh import Mesh, MeshSource, PointSource
 
 if TYPE_CHECKING:
