@@ -45,7 +45,10 @@ _CALENDARS = {
 }
 _TIME_NAMES = ("time", "time_counter", "t", "date", "month", "year")
 _SINCE = re.compile(r"(\w+)\s+since\s+(.+)", re.IGNORECASE)
-_REFERENCE = re.compile(r"(?:AD\s+)?(-?\d{1,4})-(\w{1,3})-(\d{1,2})", re.IGNORECASE)
+_REFERENCE = re.compile(
+    r"(?:AD\s+)?(-?\d{1,4})-([a-z]{3}|\d{1,2})-(\d{1,2})(?:st|nd|rd|th)?(?!\d)", re.IGNORECASE
+)
+_SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?!\d)")
 _ABSOLUTE = re.compile(r"(day|month|year)s?\s+as\s+%Y(%m)?(%d)?\.?%f", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -215,7 +218,13 @@ def time_name(ds: xr.Dataset, where: str) -> str:
     found.sort(key=lambda name: (vectors[name].dims != (name,), name != "time"))
     if not found:
         raise DataError(
-            Problem(where, "time", "no time coordinate", remedy="Set its standard_name to time")
+            Problem(
+                where,
+                "time",
+                "no time coordinate",
+                remedy="Set its standard_name to time",
+                rule="time-missing",
+            )
         )
     return found[0]
 
@@ -240,27 +249,52 @@ def _decode(ds: xr.Dataset, where: str, calendar: str | None, frequency: Frequen
     time = ds[name]
     values = np.atleast_1d(time.values)
     if values.size == 0:
-        raise DataError(Problem(where, name, "no time steps at all"))
-    try:
-        used = canonical_calendar(calendar or _calendar(time, values))
-    except ValueError as error:
-        raise DataError(
-            Problem(where, f"{name}.calendar", str(error), f"one of: {', '.join(_CALENDARS)}")
-        ) from None
+        raise DataError(Problem(where, name, "no time steps at all", rule="time-missing"))
+    used = checked_calendar(where, name, calendar or _calendar(time, values))
     bounds = _time_bounds(ds, time, values.size)
-    _check_there(where, name, values if bounds is None else bounds)
+    units = str(time.attrs.get("units", "")).strip()
+    return decode_values(where, name, values, bounds, units, used, frequency)
+
+
+def checked_calendar(where: str, name: str, text: str) -> str:
+    """CF's name of the calendar of a time coordinate; DataError for an unknown one."""
+    try:
+        return canonical_calendar(text)
+    except ValueError as error:
+        wanted = f"one of: {', '.join(_CALENDARS)}"
+        raise DataError(
+            Problem(where, f"{name}.calendar", str(error), wanted, rule="calendar-unknown")
+        ) from None
+
+
+def decode_values(
+    where: str,
+    name: str,
+    values: NDArray[Any],
+    bounds: NDArray[Any] | None,
+    units: str,
+    calendar: str,
+    frequency: Frequency,
+) -> MonthAxis:
+    """The axis of stamps (n,), or of bounds (n, 2) where there are any; n >= 1.
+
+    values, bounds : numbers in ``units``, datetime64 or cftime objects
+    calendar : one of CF's names;  name : of the coordinate, for messages
+    DataError as from ``decode_months``.
+    """
+    check_times_there(where, name, values if bounds is None else bounds)
     if bounds is not None:
-        indices = _bounded_months(where, name, bounds, time, used, frequency)
+        indices = _bounded_months(where, name, bounds, units, calendar, frequency)
     else:
-        indices = _month_indices(where, name, values, _units(time), used, frequency)
+        indices = _month_indices(where, name, values, units, calendar, frequency)
     step = 12 if frequency == "yr" else 1
     if frequency == "yr":
         indices = indices // 12 * 12
     _check_consecutive(where, name, indices, step)
-    return MonthAxis(used, _year_month(int(indices[0])), indices.size, frequency)
+    return MonthAxis(calendar, _year_month(int(indices[0])), indices.size, frequency)
 
 
-def _check_there(where: str, name: str, values: NDArray[Any]) -> None:
+def check_times_there(where: str, name: str, values: NDArray[Any]) -> None:
     """DataError for times that were never written: NaN, NaT or NetCDF's default fill."""
     there = np.ones(values.shape, dtype=bool)
     if values.dtype.kind == "f":
@@ -271,7 +305,14 @@ def _check_there(where: str, name: str, values: NDArray[Any]) -> None:
         step = int(np.argwhere(~there)[0, 0]) + 1
         remedy = "Did the model stop while it wrote this file?"
         raise DataError(
-            Problem(where, name, f"no time at step {step}", "a time for each step", remedy)
+            Problem(
+                where,
+                name,
+                f"no time at step {step}",
+                "a time for each step",
+                remedy,
+                rule="time-missing",
+            )
         )
 
 
@@ -281,10 +322,6 @@ def _calendar(time: xr.DataArray, values: NDArray[Any]) -> str:
     named = time.attrs.get("calendar") or time.encoding.get("calendar")
     # CF section 4.4.1: a file that names no calendar means the standard one.
     return str(named) if named else "standard"
-
-
-def _units(time: xr.DataArray) -> str:
-    return str(time.attrs.get("units", "")).strip()
 
 
 def _time_bounds(ds: xr.Dataset, time: xr.DataArray, size: int) -> NDArray[Any] | None:
@@ -299,13 +336,12 @@ def _bounded_months(
     where: str,
     name: str,
     bounds: NDArray[Any],
-    time: xr.DataArray,
+    units: str,
     calendar: str,
     frequency: Frequency,
 ) -> NDArray[np.int64]:
     """Month index (12 year + month - 1) of the middle of each pair of bounds."""
-    units = _units(time)
-    low, high = (_days(where, name, bounds[:, side], units, calendar) for side in (0, 1))
+    low, high = (days_of(where, name, bounds[:, side], units, calendar) for side in (0, 1))
     longest, shortest = (32.0, 27.0) if frequency == "mon" else (367.0, 359.0)
     length = high - low
     bad = np.flatnonzero((length < shortest) | (length > longest))
@@ -318,6 +354,7 @@ def _bounded_months(
                 f"a period of {length[i]:g} days at step {i + 1}",
                 "one month" if frequency == "mon" else "one year",
                 "Mend the bounds, or remove them and the stamps are used",
+                rule="time-bounds-wrong",
             )
         )
     return _indices_of_days(0.5 * (low + high), calendar)
@@ -337,9 +374,14 @@ def _month_indices(
     numeric = values.dtype.kind in "iuf"
     if numeric and absolute is not None:
         digits = np.floor(np.asarray(values, dtype=np.float64)).astype(np.int64)
-        if absolute.group(1).lower() == "day":
-            return digits // 10000 * 12 + digits // 100 % 100 - 1
-        if absolute.group(1).lower() == "month":
+        if absolute.group(1).lower() in ("day", "month"):
+            digits = digits // 100 if absolute.group(1).lower() == "day" else digits
+            bad = np.flatnonzero((digits % 100 < 1) | (digits % 100 > 12))
+            if bad.size:
+                found = f"month {digits[bad[0]] % 100} in {values[bad[0]]:.12g}"
+                raise DataError(
+                    Problem(where, name, found, "months 1 to 12", rule="time-undecodable")
+                )
             return digits // 100 * 12 + digits % 100 - 1
         return _from_months(where, name, np.asarray(values, np.float64) * 12.0, frequency)
     if numeric and since is not None and since.group(1).lower().rstrip("s") in ("month", "year"):
@@ -347,7 +389,7 @@ def _month_indices(
         scale = 12.0 if since.group(1).lower().startswith("year") else 1.0
         base = year * 12 + month - 1 + (day - 1) / 30.0
         return _from_months(where, name, base + scale * np.asarray(values, np.float64), frequency)
-    return _indices_of_days(_days(where, name, values, units, calendar), calendar)
+    return _indices_of_days(days_of(where, name, values, units, calendar), calendar)
 
 
 def _from_months(where: str, name: str, position: Array, frequency: Frequency) -> NDArray[np.int64]:
@@ -369,20 +411,38 @@ def _from_months(where: str, name: str, position: Array, frequency: Frequency) -
             "fractional months or years that fall between months",
             "every stamp within 0.3 month of a month's start or middle",
             "Give the axis in days",
+            rule="time-fraction",
         )
     )
 
 
 def _reference(where: str, name: str, units: str, text: str) -> tuple[int, int, int]:
-    match = _REFERENCE.match(text.strip())
+    found = reference_date(text)
+    if found is None:
+        raise _undecodable(where, name, units)
+    return found[0]
+
+
+def reference_date(text: str) -> tuple[tuple[int, int, int], str] | None:
+    """((year, month, day), what follows them) of the date that times are counted from, or None.
+
+    Also ``1700-1-16``, ``AD 0-Jan-1st`` and ``31/12/1699``; None where 3/4/1900 may be either.
+    """
+    text = text.strip()
+    match, slashed = _REFERENCE.match(text), _SLASHED.match(text)
     if match is not None:
-        month_text = match.group(2).lower()
-        month = _MONTHS.index(month_text) + 1 if month_text in _MONTHS else 0
-        if month_text.isdigit():
-            month = int(month_text)
-        if 1 <= month <= 12:
-            return int(match.group(1)), month, int(match.group(3)[:2])
-    raise _undecodable(where, name, units)
+        word = match.group(2).lower()
+        month = _MONTHS.index(word) + 1 if word in _MONTHS else int(word) if word.isdigit() else 0
+        date, rest = (int(match.group(1)), month, int(match.group(3))), text[match.end() :]
+    elif slashed is not None:
+        one, other, year = (int(part) for part in slashed.groups())
+        if one <= 12 and other <= 12 and one != other:
+            return None
+        day, month = (one, other) if other <= 12 else (other, one)
+        date, rest = (year, month, day), text[slashed.end() :]
+    else:
+        return None
+    return (date, rest) if 1 <= date[1] <= 12 and 1 <= date[2] <= 31 else None
 
 
 def _undecodable(where: str, name: str, units: str) -> DataError:
@@ -393,12 +453,17 @@ def _undecodable(where: str, name: str, units: str) -> DataError:
             repr(units),
             "for example 'days since 1850-01-01'",
             "Set the units and calendar of the time coordinate",
+            rule="time-undecodable",
         )
     )
 
 
-def _days(where: str, name: str, values: NDArray[Any], units: str, calendar: str) -> Array:
-    """Days since 1850-01-01 of datetimes or of numbers with units."""
+def days_of(where: str, name: str, values: NDArray[Any], units: str, calendar: str) -> Array:
+    """Days since 1850-01-01 of datetimes or of numbers with units; DataError for other units.
+
+    A count from the year 0 is one of the calendar with such a year (as in CDO), though the
+    standard calendar has none.
+    """
     if values.dtype.kind == "M":
         seconds = (values - np.datetime64("1850-01-01T00:00:00")) / np.timedelta64(1, "s")
         return np.asarray(seconds, dtype=np.float64) / 86400.0
@@ -407,13 +472,21 @@ def _days(where: str, name: str, values: NDArray[Any], units: str, calendar: str
     match = _SINCE.fullmatch(units)
     if match is None:
         raise _undecodable(where, name, units)
+    origin = reference_date(match.group(2))
+    since = match.group(2)
+    if origin is not None:
+        (year, month, day), rest = origin
+        since = f"{year:04d}-{month:02d}-{day:02d}{rest}"
+    zero = _year_zero(calendar) or (origin is not None and origin[0][0] == 0)
     try:
         dates = cftime.num2date(
             np.asarray(values, dtype=np.float64),
-            f"{match.group(1)} since {match.group(2)}".lower(),
+            f"{match.group(1)} since {since}".lower(),
             calendar,
+            has_year_zero=zero,
         )
-        return np.asarray(cftime.date2num(dates, TIME_UNITS, calendar), dtype=np.float64)
+        days = cftime.date2num(dates, TIME_UNITS, calendar, has_year_zero=zero)
+        return np.asarray(days, dtype=np.float64)
     except (ValueError, OverflowError, TypeError) as error:
         raise _undecodable(where, name, units) from error
 
@@ -453,6 +526,7 @@ def _check_consecutive(where: str, name: str, indices: NDArray[np.int64], step: 
             "; ".join(parts),
             f"each {unit} once, in order",
             "Check the units, the calendar and the list of files",
+            rule="time-gaps",
         )
     )
 
