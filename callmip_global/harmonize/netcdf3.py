@@ -179,7 +179,7 @@ class _Header:
         text = self.file.read(size)
         if len(text) < size:
             raise IndexError
-        self.skip(-size % 4)
+        self.file.seek(-size % 4, 1)
         return text.decode("utf-8", "replace")
 
     def attributes(self) -> None:
