@@ -9,14 +9,18 @@ import typer
 
 from callmip_global.cli.options import require_paths
 
-TARGETS = ("upload",)
+TARGETS = ("upload", "cf")
 
 
 def export(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Harmonized stores.")],
     out: Annotated[Path, typer.Option("--out", help="The folder that gets the files.")],
     to: Annotated[
-        str, typer.Option("--to", help="What for: upload (the protocol's NetCDF files).")
+        str,
+        typer.Option(
+            "--to",
+            help="What for: upload (the protocol's NetCDF files), or cf (a CF file per variable).",
+        ),
     ] = "upload",
     years: Annotated[
         int | None, typer.Option("--years", min=1, help="The last N years (default: all).")
@@ -25,14 +29,17 @@ def export(
         str, typer.Option("--protocol", help="Names and attributes: config/protocols/NAME.yaml.")
     ] = "callmip-phase1-global",
 ) -> None:
-    """Write the files that CalLMIP asks for: one per stage and frequency, by simulation."""
+    """Write the files that CalLMIP asks for: one per stage and frequency, by simulation.
+
+    With --to cf, one file per variable and frequency instead, in units that every CF tool reads.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from callmip_global.config.protocol import load_protocol
     from callmip_global.data import data_path
     from callmip_global.errors import Problem, UsageError
-    from callmip_global.export import export_upload
+    from callmip_global.export import export_cf, export_upload
     from callmip_global.export.upload import ATTRIBUTES
 
     if to not in TARGETS:
@@ -45,13 +52,21 @@ def export(
     require_paths(stores)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=1.0)
-        files = export_upload(
-            stores,
-            out=out,
-            years=years,
-            file_name=rules.file_name,
-            attributes={**ATTRIBUTES, **rules.attributes},
-            progress=lambda text, share: bar.update(task, description=text, completed=share),
-        )
+
+        def tell(text: str, share: float) -> None:
+            bar.update(task, description=text, completed=share)
+
+        said = {**ATTRIBUTES, **rules.attributes}
+        if to == "cf":
+            files = export_cf(stores, out=out, years=years, attributes=said, progress=tell)
+        else:
+            files = export_upload(
+                stores,
+                out=out,
+                years=years,
+                file_name=rules.file_name,
+                attributes=said,
+                progress=tell,
+            )
     for file in files:
         print(file)

@@ -8,12 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from callmip_global.export.cf import export_cf
     from callmip_global.export.upload import export_upload
 
-__all__ = ["export_upload"]
+__all__ = ["export_cf", "export_upload"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export_cf":
+        from callmip_global.export.cf import export_cf
+
+        return export_cf
     if name == "export_upload":
         from callmip_global.export.upload import export_upload
 

@@ -94,7 +94,7 @@ def export_upload(
         raise UsageError(problems)
     for number, file in enumerate(planned):
         progress(file.path.name, number / len(planned))
-        _write(file, attributes)
+        write_file(file, attributes)
     progress("exported", 1.0)
     return [file.path for file in planned]
 
@@ -183,7 +183,11 @@ def _global_attributes(file: UploadFile, patterns: Mapping[str, str]) -> dict[st
     return {key: text for key, text in found.items() if text}
 
 
-def _write(file: UploadFile, patterns: Mapping[str, str]) -> None:
+def write_file(file: UploadFile, patterns: Mapping[str, str], *, upload: bool = True) -> None:
+    """Write one file under a temporary name, and rename it.
+
+    ``patterns``: further global attributes; ``upload``: units as the protocol spells them, not CF.
+    """
     file.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.path.with_name(f".{file.path.name}.{uuid4().hex}.tmp")
     ds = open_store(file.store, file.frequency)
@@ -192,7 +196,7 @@ def _write(file: UploadFile, patterns: Mapping[str, str]) -> None:
             nc.setncatts(_global_attributes(file, patterns))
             _write_coordinates(nc, ds, file.axis)
             for name in file.variables:
-                _write_variable(nc, ds, variable_table()[name], file.steps)
+                _write_variable(nc, ds, variable_table()[name], file.steps, upload)
         temporary.replace(file.path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -224,11 +228,11 @@ def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in attributes.items() if k != "_FillValue"}
 
 
-def _write_variable(nc: Any, ds: xr.Dataset, var: Variable, steps: slice) -> None:
+def _write_variable(nc: Any, ds: xr.Dataset, var: Variable, steps: slice, upload: bool) -> None:
     """One variable in blocks of time, float32, missing as 1e20; no value is changed."""
     stored = ds[var.name]
     attributes: dict[str, Any] = {
-        **var.cf_attributes(upload=True),
+        **var.cf_attributes(upload=upload),
         "missing_value": np.float32(FILL),
         "cell_measures": "area: areacella",
         **{k: str(stored.attrs[k]) for k in _KEPT if k in stored.attrs},
