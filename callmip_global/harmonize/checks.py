@@ -28,8 +28,7 @@ FAINT = 1e-3
 _SENTINELS = (-99999.0, -9999.0, -999.0, 1e20, -1e20, 1e30, 1e33, 1e36, -1e36, 1e38)
 _STATIC_SHARE = 0.2
 
-# Mistakes by the factor that would mend them.
-_CAUSES: tuple[tuple[float, str], ...] = (
+CAUSES: tuple[tuple[float, str], ...] = (
     (1e-3, "1000: g for kg?"),
     (1e3, "1/1000: kg for g?"),
     (1 / 86400.0, "86400: per day for per second?"),
@@ -44,6 +43,7 @@ _CAUSES: tuple[tuple[float, str], ...] = (
     (1 / 28.94, "28.9: W m-2 for mm/day?"),
     (-1.0, "-1: the opposite sign?"),
 )
+"""Mistakes by the factor that would mend them."""
 
 
 @dataclass
@@ -52,12 +52,13 @@ class NorthernSeasons:
 
     There the land takes up carbon in summer and gives it off in winter, in every model: the
     seasons tell the sign of nep where names and attributes cannot (CalLMIP's own tower files hold
-    the opposite sign under nep's standard name).
+    the opposite sign under nep's standard name). ``area``: land there, at most in one step [m2].
     """
 
     total: dict[str, float] = field(default_factory=lambda: {"summer": 0.0, "winter": 0.0})
     weight: dict[str, float] = field(default_factory=lambda: {"summer": 0.0, "winter": 0.0})
     size: float = 0.0
+    area: float = 0.0
 
     def add(self, values: NDArray[Any], weights: Array, lat: Array, months: Sequence[int]) -> None:
         """Count a block (n, nlat, nlon) whose steps lie in ``months`` (1 to 12)."""
@@ -73,6 +74,7 @@ class NorthernSeasons:
                 self.total[season] += total
                 self.weight[season] += weight
                 self.size += size
+                self.area = max(self.area, weight)
 
     def merge(self, later: NorthernSeasons) -> None:
         """Count what another one counted."""
@@ -80,11 +82,12 @@ class NorthernSeasons:
             self.total[season] += later.total[season]
             self.weight[season] += later.weight[season]
         self.size += later.size
+        self.area = max(self.area, later.area)
 
     @property
     def means(self) -> tuple[float, float] | None:
-        """(summer, winter); None unless both were seen."""
-        if not self.weight["summer"] or not self.weight["winter"]:
+        """(summer, winter); None unless both were seen, over an area that no drought rules."""
+        if not self.weight["summer"] or not self.weight["winter"] or self.area < _WIDE_M2:
             return None
         summer, winter = (self.total[s] / self.weight[s] for s in ("summer", "winter"))
         return summer, winter
@@ -98,6 +101,8 @@ class NorthernSeasons:
         return means[1] - means[0] > 0.1 * self.size / sum(self.weight.values())
 
 
+# Around the Mediterranean the land takes up carbon in winter: a region proves nothing.
+_WIDE_M2 = 5e12
 _SEASONS = dict.fromkeys((6, 7, 8), "summer") | dict.fromkeys((12, 1, 2), "winter")
 
 # What is kept of each step: integrals over the area (of the values, of the area that holds any, of
@@ -307,7 +312,9 @@ class Summary:
             "high_at": self.high_at,
             "sample": None if self.sample is None else _packed(self.sample),
             "seasons": _packed(
-                np.array([*seasons.total.values(), *seasons.weight.values(), seasons.size])
+                np.array(
+                    [*seasons.total.values(), *seasons.weight.values(), seasons.size, seasons.area]
+                )
             ),
             "shape": None if self.held is None else list(self.held.shape),
             "held": None if self.held is None else _packed(np.packbits(self.held)),
@@ -323,12 +330,13 @@ class Summary:
         made.low_at = None if kept["low_at"] is None else (kept["low_at"][0], kept["low_at"][1])
         made.high_at = None if kept["high_at"] is None else (kept["high_at"][0], kept["high_at"][1])
         made.sample = None if kept["sample"] is None else _unpacked(kept["sample"], "<f8")
-        *four, size = map(float, _unpacked(kept["seasons"], "<f8"))
+        *four, size, area = map(float, _unpacked(kept["seasons"], "<f8"))
         seasons = ("summer", "winter")
         made.seasons = NorthernSeasons(
             dict(zip(seasons, four[:2], strict=True)),
             dict(zip(seasons, four[2:], strict=True)),
             size,
+            area,
         )
         if kept["shape"] is not None:
             shape = tuple(kept["shape"])
@@ -450,29 +458,44 @@ def summary_problem(summary: Summary, var: Variable, where: str) -> Problem | No
     """What is implausible about a variable as a whole, with the likely cause, or None."""
     low, high = var.valid_range
     wanted = f"values within {low:g} to {high:g} {var.units}"
+
+    def problem(rule: str, found: str, wanted: str, remedy: str = "") -> Problem:
+        return Problem(where, var.name, found, wanted, remedy, rule)
+
     if not summary.count and not summary.infinite:
-        return Problem(where, var.name, "no value at all, everything is missing", wanted)
+        return problem("no-values", "no value at all, everything is missing", wanted)
     if summary.infinite:
-        return Problem(where, var.name, f"{summary.infinite} infinite values", wanted)
+        return problem("infinite", f"{summary.infinite} infinite values", wanted)
     span = f"{summary.low:.4g} to {summary.high:.4g}"
     if summary.low == summary.high:
         remedy = "Declare it absent if the model does not have it."
-        return Problem(where, var.name, f"the constant {summary.low:g}", "values that vary", remedy)
+        return problem("constant", f"the constant {summary.low:g}", "values that vary", remedy)
     if var.name == "nep" and summary.seasons.reversed:
         found = "uptake at 40-70 N in winter and release in summer"
-        remedy = "The sign is that of NEE: say sign: -1 in the variable map."
-        return Problem(where, var.name, found, "positive into the land", remedy)
+        remedy = "The sign is that of NEE: say sign: -1 in the variable map, or not if it does."
+        return problem("season", found, "positive into the land", remedy)
     largest = max(abs(low), abs(high))
     faint = max(abs(summary.low), abs(summary.high)) < FAINT * largest
     far = FAR * (high - low)
     if summary.outside > MANY * summary.count or faint:
         share = f" ({100 * summary.outside / summary.count:.3g} % outside)" if not faint else ""
-        return Problem(where, var.name, f"{span}{share}", wanted, _cause(summary, var))
+        return problem("range", f"{span}{share}", wanted, _cause(summary, var))
     if summary.low < low - far or summary.high > high + far:
         remedy = "Damaged data, or a fill value that no attribute names?"
-        found = f"{span} ({summary.outside} values outside)"
-        return Problem(where, var.name, found, wanted, remedy)
+        return problem("damaged", f"{span} ({summary.outside} values outside)", wanted, remedy)
+    means = summary.seasons.means
+    if means is not None and _is_winter_larger(var, *means):
+        found = f"a mean of {means[0]:.4g} in June-August and {means[1]:.4g} in December-February"
+        remedy = "North and south swapped, or the time axis half a year off?"
+        return problem("season", f"{found} at 40-70 N", "more in summer", remedy)
     return None
+
+
+def _is_winter_larger(var: Variable, summer: float, winter: float) -> bool:
+    """Whether a northern winter is warmer, or has twice the growth and evaporation, of a summer."""
+    if var.name == "ts":
+        return winter - summer > 10.0
+    return var.name in ("gpp", "hfls", "tran", "evspsbl") and winter > 2.0 * abs(summer)
 
 
 def _cause(summary: Summary, var: Variable) -> str:
@@ -483,7 +506,7 @@ def _cause(summary: Summary, var: Variable) -> str:
     low, high = tolerated(var)
     largest = max(abs(low), abs(high))
     likely = []
-    for factor, text in _CAUSES:
+    for factor, text in CAUSES:
         mended = sample * factor
         fits = ((mended >= low) & (mended <= high)).mean() >= 1 - MANY
         # A correction that leaves next to nothing explains nothing.
