@@ -7,16 +7,11 @@ that are made of each other) at a time, converted in float64, checked, and writt
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
-import pickle
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -204,8 +199,8 @@ class _Making:
         work = self._begin()
         units = _units(work)
         _stream(work, units, progress, task_map)
-        found = _gathered(work, units)
-        causes = self._causes(found)
+        problems, hashes = _gathered(work, units)
+        causes = self._causes(problems)
         if strict and causes:
             shutil.rmtree(work.writer.work)
             raise RefusedVariablesError(causes)
@@ -221,8 +216,8 @@ class _Making:
             shutil.rmtree(work.writer.work)
             raise RefusedVariablesError(refused)
         _stream_years(work, good, task_map)
-        report = self._report(good, found.hashes)
-        self._publish(work, good, found, report)
+        report = self._report(good, hashes)
+        self._publish(work, good, report)
         progress("store published", 1.0)
         return {**report, "refused": {n: refused[n] for n in sorted(refused)}}
 
@@ -257,9 +252,12 @@ class _Making:
         annual = Annual(plan.axis("mon")) if groups == ["mon", "yr"] else None
         return _Work(plan, writer, tuple(groups), fraction, annual)
 
-    def _causes(self, found: _Found) -> dict[str, list[Problem]]:
-        """Why variables are refused, without those that only lack what they are derived from."""
-        plan, causes = self.plan, {n: p for n, p in found.problems.items() if p}
+    def _causes(self, found: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:
+        """Why variables are refused, without those that only lack what they are derived from.
+
+        ``found``: problems of regions; to them come those of each variable as a whole.
+        """
+        plan, causes = self.plan, dict(found)
         for name, item in plan.plans.items():
             if name not in plan.delivered or set(self.variable_map.closure([name])) & set(causes):
                 continue
@@ -267,7 +265,7 @@ class _Making:
             problem = summary_problem(item.summary, item.variable, place)
             if problem is None and plan.land_fraction is None and plan.grid.is_global:
                 area = plan.grid.cell_area
-                if area[found.seen[name]].sum() > EVERYWHERE * area.sum():
+                if area[_held(item)].sum() > EVERYWHERE * area.sum():
                     # Without this, oceans would count as land wherever the model writes something.
                     problem = Problem(
                         place,
@@ -281,16 +279,14 @@ class _Making:
                 causes[name] = [problem]
         return causes
 
-    def _publish(
-        self, work: _Work, good: Sequence[str], found: _Found, report: Mapping[str, Any]
-    ) -> None:
+    def _publish(self, work: _Work, good: Sequence[str], report: Mapping[str, Any]) -> None:
         groups = [g for g in work.groups if set(members_of(self.plan, g)) & set(good)]
         writer = work.writer.without(
             {g: [n for n in members_of(self.plan, g) if n not in good] for g in work.groups}
         )
         if self.plan.land_fraction is None:
             # Cells that ever hold a value are land; known only now, when everything was read once.
-            land = np.any([found.seen[n] for n in good], axis=0).astype(np.float64)
+            land = np.any([_held(self.plan.plans[n]) for n in good], axis=0)
             for group in groups:
                 writer.refill(group, "sftlf", 100.0 * land)
         provenance = json.dumps(_provenance(report), sort_keys=True)
@@ -352,46 +348,31 @@ class _Unit:
 
 @dataclass
 class _Made:
-    """What came of a unit, beside the values that it wrote: by variable, and hashes by origin.
-
-    ``seen``: packed bits of the cells that ever held a value, of the delivered ones.
-    """
+    """What came of a unit, beside the values that it wrote: by variable, and hashes by origin."""
 
     summaries: dict[str, Summary] = field(default_factory=dict)
     fixes: dict[str, dict[str, str]] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
-    seen: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
-    def packed(self) -> str:
-        """As text for the ledger, bit by bit the same when it is read again."""
-        return base64.b85encode(zlib.compress(pickle.dumps(self), 1)).decode()
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger; `from_json` of it is the same bit by bit."""
+        return {
+            "summaries": {n: summary.to_json() for n, summary in self.summaries.items()},
+            "fixes": self.fixes,
+            "problems": {n: [asdict(p) for p in found] for n, found in self.problems.items()},
+            "hashes": self.hashes,
+        }
 
-    @staticmethod
-    def unpacked(text: str) -> _Made:
-        content = io.BytesIO(zlib.decompress(base64.b85decode(text)))
-        made = _Unpickler(content).load()
-        assert isinstance(made, _Made)
-        return made
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads arrays and what this package makes, nothing that could run something else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        own = module.startswith("callmip_global.") or module in ("numpy", "numpy._core.multiarray")
-        if not own or "." in name:
-            raise pickle.UnpicklingError(f"{module}.{name} is none of ours")
-        return super().find_class(module, name)
-
-
-@dataclass
-class _Found:
-    """What came of all units."""
-
-    problems: dict[str, list[Problem]]
-    seen: dict[str, NDArray[np.bool_]]
-    hashes: dict[str, str]
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> _Made:
+        """What `to_json` was made of."""
+        return cls(
+            {n: Summary.from_json(summary) for n, summary in kept["summaries"].items()},
+            kept["fixes"],
+            {n: [Problem(**p) for p in found] for n, found in kept["problems"].items()},
+            kept["hashes"],
+        )
 
 
 def _units(work: _Work) -> list[_Unit]:
@@ -471,7 +452,7 @@ def _stream(work: _Work, units: Sequence[_Unit], progress: Progress, task_map: T
             unit = to_do[position]
             for name in unit.members:
                 # What came of the unit is noted once; it counts as done when all are recorded.
-                note = {"made": made} if name == unit.members[-1] else None
+                note = made if name == unit.members[-1] else None
                 work.writer.record(unit.group, name, unit.region, note)
             count += 1
             read += unit.input_bytes
@@ -480,27 +461,27 @@ def _stream(work: _Work, units: Sequence[_Unit], progress: Progress, task_map: T
             progress(text, count / len(units))
 
 
-def _gathered(work: _Work, units: Sequence[_Unit]) -> _Found:
-    """What the units found, from the ledger; summaries and fixes go into the plan.
+def _gathered(
+    work: _Work, units: Sequence[_Unit]
+) -> tuple[dict[str, list[Problem]], dict[str, str]]:
+    """Problems by variable and hashes by origin, from the ledger; the rest goes into the plan.
 
     In the order of the units, whatever the order and the run that they were made in: sums of the
     same numbers.
     """
-    shape = work.plan.grid.shape
-    found = _Found({}, {n: np.zeros(shape, dtype=bool) for n in work.plan.delivered}, {})
+    problems: dict[str, list[Problem]] = {}
+    hashes: dict[str, str] = {}
     for unit in units:
-        note = work.writer.note(unit.group, unit.members[-1], unit.region)
-        made = _Made.unpacked(note["made"])
-        for name, problems in made.problems.items():
-            found.problems.setdefault(name, problems)
+        noted = work.writer.note(unit.group, unit.members[-1], unit.region)
+        made = _Made.from_json(noted)
+        for name, found in made.problems.items():
+            problems.setdefault(name, found)
         for name, summary in made.summaries.items():
             work.plan.plans[name].summary.merge(summary)
         for name, fixes in made.fixes.items():
             work.plan.plans[name].fixes.update(fixes)
-        for name, seen in made.seen.items():
-            found.seen[name] |= np.unpackbits(seen, count=math.prod(shape)).reshape(shape) > 0
-        found.hashes.update(made.hashes)
-    return found
+        hashes |= made.hashes
+    return problems, hashes
 
 
 def _stream_years(work: _Work, names: Sequence[str], task_map: TaskMap) -> None:
@@ -529,6 +510,12 @@ def _make_years(work: _Work, unit: tuple[str, slice]) -> None:
     writer.fill("yr", name, region, _on_land(sums.whole(), work.fraction))
 
 
+def _held(item: VariablePlan) -> NDArray[np.bool_]:
+    """Cells that ever held a value."""
+    assert item.summary.held is not None
+    return item.summary.held
+
+
 def _on_land(values: NDArray[Any], fraction: Array) -> NDArray[np.float32]:
     kept = values.astype(np.float32)
     kept[..., fraction == 0.0] = np.nan
@@ -554,8 +541,8 @@ def _families(work: _Work, group: Frequency) -> list[tuple[tuple[str, ...], tupl
     return list(found.items())
 
 
-def _make(work: _Work, unit: _Unit) -> str:
-    """Make and write one region of the variables of a unit; what came of it, as `_Made` packs it.
+def _make(work: _Work, unit: _Unit) -> dict[str, Any]:
+    """Make and write one region of the variables of a unit; what came of it, as JSON of `_Made`.
 
     A variable that cannot be made is not written; the others are.
     """
@@ -580,7 +567,7 @@ def _make(work: _Work, unit: _Unit) -> str:
         work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
     made.summaries = {name: item.summary for name, item in mine.items()}
     made.fixes = {name: item.fixes for name, item in mine.items() if item.fixes}
-    return made.packed()
+    return made.to_json()
 
 
 def _months(
@@ -620,8 +607,6 @@ def _values(block: Block, frequency: Frequency, made: _Made) -> Iterator[tuple[s
             continue
         values = block.make(name, made.problems)
         if values is not None and name in block.plan.delivered:
-            seen = np.packbits(np.isfinite(values).any(axis=0))
-            made.seen[name] = made.seen.get(name, np.uint8(0)) | seen
             yield name, values
 
 

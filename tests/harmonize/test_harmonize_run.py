@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from callmip_global.harmonize import run as making
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory
 from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.parallel import in_threads, one_by_one
 from callmip_global.store import StoreName, global_total, open_store, store_info
 from callmip_global.timeaxis import month_axis
 
@@ -432,6 +436,132 @@ def test_values_that_cannot_be_read_refuse_their_variable_alone(tmp_path: Path) 
     )
     assert set(report["refused"]) == {"lai"}
     assert set(report["variables"]) == {"gpp", "cSoil"}
+
+
+# Run in a process of its own, for it makes children and ends them at random moments.
+KILLS = """
+import json, os, random, signal, sys
+from pathlib import Path
+sys.path[:0] = {paths}
+import test_harmonize_run as here
+from callmip_global.store import StoreWriter
+
+top, chance = Path({top!r}), random.Random({seed})
+log = (top / "log").open("a", buffering=1)
+record, write = StoreWriter.record, StoreWriter.fill
+
+def recorded(self, group, name, region, note=None):
+    record(self, group, name, region, note)
+    log.write(f"record {{group}} {{name}} {{region.start}}\\n")
+
+def filled(self, group, name, region, values):
+    log.write(f"fill {{group}} {{name}} {{region.start}}\\n")
+    write(self, group, name, region, values)
+
+StoreWriter.record, StoreWriter.fill = recorded, filled
+
+def run(out, seconds):
+    log.write("begin\\n")
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # ends the process wherever it is
+        report = here.interrupted(top, out)
+        (top / "report").write_text(repr(report))
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+assert run(top / "whole", 0)
+log.write("end\\n")
+store, report = here.contents(top / "whole"), (top / "report").read_text()
+finished = 0
+for _ in range({kills}):
+    if run(top / "killed", chance.uniform(0.02, {within})):
+        finished += 1
+        log.write("end\\n")
+        assert here.contents(top / "killed") == store
+        assert (top / "report").read_text() == report
+assert run(top / "killed", 0)
+log.write("end\\n")
+assert here.contents(top / "killed") == store
+assert (top / "report").read_text() == report
+print(finished)
+"""
+
+
+def interrupted(top: Path, out: Path) -> dict[str, Any]:
+    """Twenty years: five regions of each variable, of which one cannot be had."""
+    years = (1981, 2000)
+    files = sorted((top / "files").glob("*.nc"))
+    if not files:
+        gpp, reco = field(0, 20, years=years), field(0, 20, years=years, seed=2)
+        gpp[130:, 1, 3] = 5.0  # land that shows late
+        lai = (100 * field(0, 5, years=years), {"units": "1"})
+        files = [
+            write_native(top / "files" / "g.nc", {"G": (gpp, CARBON), "L": lai}, years=years),
+            write_native(top / "files" / "r.nc", {"R": (reco, CARBON)}, years=years),
+        ]
+    entries = {
+        "gpp": VariableSource(source="G"),
+        "lai": VariableSource(source="L"),
+        "reco": VariableSource(source="R"),
+        "nep": VariableSource(derive="gpp - reco"),
+    }
+    return making.harmonize_files(
+        Inventory.of(files, Declared()).files,
+        variable_map=VariableMap(entries),
+        name=NAME,
+        attributes={},
+        years=years,
+        frequencies=("mon", "yr"),
+        out=out / NAME.text,
+        variables=tuple(entries),
+    )
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_store_and_report(tmp_path: Path) -> None:
+    for out in ("whole", "killed"):
+        (tmp_path / out).mkdir()
+    here = Path(__file__).resolve()
+    paths = [str(here.parent), str(here.parent.parent / "support")]
+    code = KILLS.format(paths=paths, top=str(tmp_path), seed=1, kills=12, within=0.8)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    # Between two ends, what was recorded is never made again: only units that were under way.
+    for part in (tmp_path / "log").read_text().split("end\n")[:-1]:
+        lines = part.splitlines()
+        again = [k for k, line in enumerate(lines) if line.startswith("fill") and line in lines[:k]]
+        assert len(again) <= 3 * (lines.count("begin") - 1)
+
+
+def test_in_threads_the_store_and_the_report_are_the_same(tmp_path: Path) -> None:
+    files, entries = mixed(tmp_path)
+    reports = [
+        what_can_be_had(tmp_path / spread.__name__, files, entries, task_map=spread)
+        for spread in (one_by_one, in_threads)
+    ]
+    assert reports[0] == reports[1]
+    one, other = (contents(tmp_path / f.__name__ / NAME.text) for f in (one_by_one, in_threads))
+    assert one == other
+
+
+def test_a_file_that_changes_after_an_interruption_starts_the_store_over(tmp_path: Path) -> None:
+    class StopHereError(Exception):
+        pass
+
+    def interrupt(text: str, _share: float) -> None:
+        if "gpp" in text:
+            raise StopHereError
+
+    files, entries = mixed(tmp_path, good=True)
+    with pytest.raises(StopHereError):
+        what_can_be_had(tmp_path / "out", files, entries, progress=interrupt)
+    assert list((tmp_path / "out").glob(".*.work/done/mon-gpp-0.json"))
+    with netCDF4.Dataset(files[0], "a") as nc:
+        nc["GPP"][3, 1, 1] = 12.5
+    report = what_can_be_had(tmp_path / "out", files, entries)
+    assert report["files"][str(files[0])] == sha256(files[0].read_bytes()).hexdigest()
+    got = open_store(tmp_path / "out" / NAME.text, "mon")["gpp"].values[3, 2, 1]
+    assert got == pytest.approx(12.5e-3 / 86400)
 
 
 # --- the time axis --------------------------------------------------------------------------------
