@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cftime
 import netCDF4
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 Array = NDArray[np.float64]
+Format = Literal["NETCDF4", "NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"]
 
 RADIUS_M = 6.371e6
 LATENT_J_KG = 2.5e6
@@ -57,11 +58,11 @@ class World:
 
     @property
     def lat(self) -> Array:
-        return -90 + self.step_deg * (np.arange(round(180 / self.step_deg)) + 0.5)
+        return np.asarray(-90 + self.step_deg * (np.arange(round(180 / self.step_deg)) + 0.5))
 
     @property
     def lon(self) -> Array:
-        return -180 + self.step_deg * (np.arange(round(360 / self.step_deg)) + 0.5)
+        return np.asarray(-180 + self.step_deg * (np.arange(round(360 / self.step_deg)) + 0.5))
 
     @property
     def months(self) -> int:
@@ -89,7 +90,7 @@ class World:
         """(year, nlat, nlon): means over the months, weighted by their lengths."""
         monthly = self.values(name).reshape(-1, 12, *self.land.shape)
         mean = (monthly * _MONTH_DAYS[:, None, None]).sum(axis=1) / 365
-        return mean.astype(np.float32).astype(np.float64)
+        return np.asarray(mean.astype(np.float32), dtype=np.float64)
 
     def total(self, name: str) -> float:
         """Mean over time of the global integral, in 1 s-1 of the units."""
@@ -183,7 +184,7 @@ class NcFile:
     variables: dict[str, NcVar]
     attributes: dict[str, Any] = field(default_factory=dict)
     unlimited: str | None = None
-    format: str = "NETCDF4"
+    format: Format = "NETCDF4"
 
     def write(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,9 +226,8 @@ class NcFile:
         """Take everything along ``dim`` in another order, or only a part of it."""
         for var in self.variables.values():
             if dim in var.dims:
-                index = [slice(None)] * len(var.dims)
-                index[var.dims.index(dim)] = order  # type: ignore[call-overload]
-                var.values = var.values[tuple(index)]
+                axis = var.dims.index(dim)
+                var.values = var.values[(slice(None),) * axis + (order,)]
 
 
 PACKED = {"zlib": True, "complevel": 1, "shuffle": True}
