@@ -59,6 +59,11 @@ class Collection:
         """Where older versions are kept."""
         return self.path / "versions"
 
+    @property
+    def reports(self) -> Path:
+        """Where the report of every run is."""
+        return self.path / "reports"
+
     def publish(self, made: Path) -> Path:
         """Make the finished store ``made`` the newest version of its entry, by one rename.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from callmip_global.config.manifest import Manifest
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import canonical_json, inside, read_json, text_hash, write_json
 from callmip_global.grid import standard_grid
-from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.report import write_report
@@ -41,6 +40,8 @@ from callmip_global.workflow.collection import Collection
 from callmip_global.workflow.lock import held_alone
 
 Progress = Callable[[str, float], None]
+
+_REPORTING_S = 600.0
 
 
 def ingest(
@@ -74,9 +75,55 @@ def ingest(
     if missing:
         raise UsageError(missing)
     home = Collection(collection)
-    run = run_name(manifest)
-    with held_alone(home.place / f"{run}.lock", "one harmonize of a run at a time"):
-        return _Ingest(submissions, manifest, home, run, progress, task_map).stores_and_entries()
+    stores: list[Path] = []
+    by_run: dict[str, list[Entry]] = {}
+    for one in manifest.runs:
+        run = run_name(one)
+        with held_alone(home.place / f"{run}.lock", "one harmonize of a run at a time"):
+            work = _Ingest(submissions, one, home, run, progress, task_map)
+            made, by_run[run] = work.stores_and_entries()
+            stores += made
+    by_run = _of_one_submission(by_run)
+    _write_reports(home, by_run)
+    return stores, _together(by_run)
+
+
+def _of_one_submission(by_run: Mapping[str, list[Entry]]) -> dict[str, list[Entry]]:
+    """The entries of the runs of one manifest, without those of files that another run reads.
+
+    A file that none of them reads is the first one's.
+    """
+    read = {e.path for entries in by_run.values() for e in entries if "not-data" not in e.rules}
+    told: set[str] = set()
+    left: dict[str, list[Entry]] = {}
+    for run, entries in by_run.items():
+        left[run] = [e for e in entries if "not-data" not in e.rules or e.path not in read | told]
+        told |= {e.path for e in left[run] if "not-data" in e.rules}
+    return left
+
+
+def _together(by_run: Mapping[str, list[Entry]]) -> list[Entry]:
+    """One list of entries. With several runs, what has no file says which run it is of."""
+    if len(by_run) == 1:
+        return next(iter(by_run.values()))
+    named = [
+        entry if entry.path else replace(entry, path=run)
+        for run, entries in by_run.items()
+        for entry in entries
+    ]
+    return accounted(named, ())
+
+
+def _write_reports(home: Collection, by_run: Mapping[str, list[Entry]]) -> None:
+    """The reports of these runs, and that of all runs of the collection."""
+    home.reports.mkdir(exist_ok=True)
+    with held_alone(home.place / "reports.lock", "one at a time", wait_s=_REPORTING_S):
+        for run, entries in by_run.items():
+            write_json(home.reports / f"{run}.json", entries_json(entries))
+        found = {path.stem: read_json(path) for path in sorted(home.reports.glob("*.json"))}
+        rows = [{"run": run, **row} for run, entries in found.items() for row in entries]
+        write_json(home.path / "report.json", rows)
+        write_report(rows, out=home.path / "report.html")
 
 
 def run_name(manifest: Manifest) -> str:
@@ -101,12 +148,8 @@ class _Ingest:
 
     @property
     def state(self) -> Path:
-        """What the submission was when it was last ingested, and the stores that came of it."""
+        """What the submission was when it was last ingested, and what came of it."""
         return self.home.place / f"{self.run}.json"
-
-    @property
-    def report(self) -> Path:
-        return self.home.path / "reports" / f"{self.run}.json"
 
     def stores_and_entries(self) -> tuple[list[Path], list[Entry]]:
         key = self._key()
@@ -129,12 +172,12 @@ class _Ingest:
             except DataError as error:
                 failed = True
                 entries.append(refused("", f"all on {grid}", "regridding", error.problems))
-        self._write_reports(entries)
         contents = self.home.stores()
         if not failed:
             # Regridding fails for reasons outside the submission too: then it is tried again.
             said = {store.name: contents[store.name] for store in stores}
-            write_json(self.state, {"key": key, "stores": said})
+            state = {"key": key, "stores": said, "entries": entries_json(entries)}
+            write_json(self.state, state)
         self._clear()
         return stores, entries
 
@@ -155,15 +198,14 @@ class _Ingest:
     def _done(self, key: str) -> tuple[list[Path], list[Entry]] | None:
         """The stores and the report of an earlier call, where nothing has changed since."""
         with suppress(FileNotFoundError, ValueError, KeyError):
-            state, rows = read_json(self.state), read_json(self.report)
+            state = read_json(self.state)
             there = self.home.stores()
             same = all(there.get(name) == content for name, content in state["stores"].items())
             if state["key"] == key and same:
                 names = [_name(self.manifest, grid).text for grid in self.manifest.file.grids]
-                entries = entries_of(rows)
-                self._write_reports(entries)
                 self._clear()
-                return [self.home.path / n for n in names if n in state["stores"]], entries
+                stores = [self.home.path / n for n in names if n in state["stores"]]
+                return stores, entries_of(state["entries"])
         return None
 
     def _begun(self) -> str:
@@ -178,7 +220,7 @@ class _Ingest:
         if record.exists():
             return (native if native.exists() else None), entries_of(read_json(record))
         taken, entries = self._taken()
-        inventory = Inventory.of(taken, _declared(self.manifest))
+        inventory = Inventory.of(taken, self.manifest.declared)
         variable_map = self.manifest.variable_map
         for origin, problems in inventory.problems.items():
             entries.append(refused(origin, "", "unreadable", problems))
@@ -209,36 +251,28 @@ class _Ingest:
     ) -> list[Entry]:
         """Entries of all variables; the store of those that can be had is then at ``out``."""
         manifest, variable_map = self.manifest, self.manifest.variable_map
-        wanted, entries = list(variable_map.delivered), list[Entry]()
-        while wanted:
-            try:
-                report = harmonize_files(
-                    files,
-                    variable_map=variable_map,
-                    name=_name(manifest, "native"),
-                    attributes=manifest.attributes,
-                    years=years,
-                    frequencies=manifest.file.frequencies,
-                    out=out,
-                    variables=wanted,
-                    progress=self.progress,
-                    task_map=self.task_map or one_by_one,
-                )
-            except RefusedVariablesError as error:
-                common = error.by_variable.get("", ())
-                bad = dict.fromkeys(wanted, common) if common else dict(error.by_variable)
-                for other in wanted:
-                    cause = [n for n in variable_map.closure([other]) if n in bad and n != other]
-                    if cause and other not in bad:
-                        found = f"no {cause[0]}, which it is derived from"
-                        bad[other] = (Problem(variable_map.place(other), other, found),)
-                for variable, problems in bad.items():
-                    entries += refused_entries(variable, problems, files, variable_map)
-                wanted = [n for n in wanted if n not in bad]
-            else:
-                for variable, problems in report.get("refused", {}).items():
-                    entries += refused_entries(variable, problems, files, variable_map)
-                return entries + variable_entries(report, files)
+        entries: list[Entry] = []
+        try:
+            report = harmonize_files(
+                files,
+                variable_map=variable_map,
+                name=_name(manifest, "native"),
+                attributes=manifest.attributes,
+                years=years,
+                frequencies=manifest.file.frequencies,
+                out=out,
+                variables=variable_map.delivered,
+                progress=self.progress,
+                task_map=self.task_map or one_by_one,
+            )
+        except RefusedVariablesError as error:
+            bad: Mapping[str, Sequence[Problem]] = error.by_variable
+        else:
+            bad = report["refused"]
+            entries = variable_entries(report, files)
+        for name in variable_map.delivered:
+            if name in bad:
+                entries += refused_entries(name, bad[name], files, variable_map)
         return entries
 
     def _regridded(self, native: Path, grid: str) -> Path:
@@ -255,24 +289,6 @@ class _Ingest:
                 task_map=self.task_map or in_threads,
             )
         return out
-
-    def _write_reports(self, entries: Sequence[Entry]) -> None:
-        """The report of this run, and that of all runs of the collection."""
-        self.report.parent.mkdir(exist_ok=True)
-        lock = self.home.place / "reports.lock"
-        with held_alone(lock, "one at a time", wait_s=600.0):
-            _write_changed(self.report, entries_json(entries))
-            reports = {p.stem: read_json(p) for p in sorted(self.report.parent.glob("*.json"))}
-            rows = [{"run": run, **row} for run, found in reports.items() for row in found]
-            write_json(self.home.path / "report.json", rows)
-            write_report(rows, out=self.home.path / "report.html")
-
-
-def _write_changed(path: Path, value: list[dict[str, Any]]) -> None:
-    with suppress(FileNotFoundError, ValueError):
-        if read_json(path) == value:
-            return
-    write_json(path, value)
 
 
 def _walked(path: Path) -> Iterator[list[Any]]:
@@ -292,10 +308,6 @@ def _seen(path: Path, top: Path) -> list[Any]:
         times = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         return [os.fsencode(path.relative_to(top)).hex(), *times]
     return [os.fsencode(path.relative_to(top)).hex()]
-
-
-def _declared(manifest: Manifest) -> Declared:
-    return Declared(calendar=manifest.variable_map.calendar)
 
 
 def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tuple[int, int] | None:
