@@ -93,7 +93,19 @@ _PACKED = {
 _OTHER_PACKED = (".zip", ".bz2", ".xz", ".7z", ".rar", ".zst", ".lz4", ".z")
 _TEXT = (".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".log", ".rtf", ".cdl", ".html", ".odt")
 _TABLE = (".dat", ".csv", ".tsv", ".xls", ".xlsx", ".asc")
-_SCRIPT = (".py", ".sh", ".r", ".jl", ".m", ".ncl", ".ipynb", ".pl", ".awk", ".csh", ".bash")
+_SCRIPT: tuple[str, ...] = (
+    ".py",
+    ".sh",
+    ".r",
+    ".jl",
+    ".m",
+    ".ncl",
+    ".ipynb",
+    ".pl",
+    ".awk",
+    ".csh",
+    ".bash",
+)
 _SCRIPT += (".f90", ".f", ".c", ".cpp", ".nml", ".yaml", ".yml", ".json")
 _JUNK_NAMES = {".keep", ".gitkeep", ".ds_store", "thumbs.db", "desktop.ini", ".gitignore"}
 _JUNK_ENDS = ("~", ".swp", ".swo", ".tmp", ".bak")
