@@ -134,7 +134,7 @@ class YearSums:
         self.covered: Array = np.zeros(self.total.shape)
 
     def add(
-        self, block: slice, values: NDArray[Any], fraction: Array, *, extensive: bool = False
+        self, block: slice, values: NDArray[Any], fraction: NDArray[Any], *, extensive: bool = False
     ) -> None:
         """Add the months of a block.
 

@@ -18,51 +18,74 @@ from callmip_global.regrid.weights import AnyWeights, CellWeights, Weights
 
 
 @compiled
-def _add_row(
+def _set_row(
     values: NDArray[Any],
-    fraction: NDArray[Any],
-    whole: bool,
+    fraction: NDArray[Any] | None,
     t: int,
+    f: int,
     row: Any,
     weight: float,
     num: NDArray[np.float64],
+    den: NDArray[np.float64] | None,
 ) -> None:
-    """Add weight x fraction x value of every number in a source row."""
-    if whole:
-        for i in range(values.shape[2]):
-            x = values[t, row, i]
-            num[i] += weight * np.float64(x) if x == x else 0.0
-    else:
-        for i in range(values.shape[2]):
-            x = values[t, row, i]
-            w = weight * fraction[row, i]
-            num[i] += w * np.float64(x) if x == x else 0.0
+    """num, den = the first source row of a target row: weight x fraction x value, and weight x
+    fraction, of its numbers. No fraction: all 1; no den: not wanted."""
+    for i in range(values.shape[2]):
+        x = values[t, row, i]
+        w = weight
+        if fraction is not None:
+            w = weight * fraction[f, row, i]
+        # Not the product alone: the sum of nothing and -0 is 0.
+        num[i] = 0.0 + (w * np.float64(x) if x == x else 0.0)
+        if den is not None:
+            den[i] = w if x == x else 0.0
 
 
 @compiled
-def _add_row_and_weight(
+def _add_row(
     values: NDArray[Any],
-    fraction: NDArray[Any],
-    whole: bool,
+    fraction: NDArray[Any] | None,
     t: int,
+    f: int,
     row: Any,
     weight: float,
     num: NDArray[np.float64],
-    den: NDArray[np.float64],
+    den: NDArray[np.float64] | None,
 ) -> None:
-    """``_add_row``, and the weights themselves."""
-    f = t if fraction.shape[0] > 1 else 0
-    if whole:
-        for i in range(values.shape[2]):
-            x = values[t, row, i]
-            num[i] += weight * np.float64(x) if x == x else 0.0
-            den[i] += weight if x == x else 0.0
-    else:
-        for i in range(values.shape[2]):
-            x = values[t, row, i]
+    """Add one more source row to num and den."""
+    for i in range(values.shape[2]):
+        x = values[t, row, i]
+        w = weight
+        if fraction is not None:
             w = weight * fraction[f, row, i]
-            num[i] += w * np.float64(x) if x == x else 0.0
+        num[i] += w * np.float64(x) if x == x else 0.0
+        if den is not None:
             den[i] += w if x == x else 0.0
+
+
+@compiled
+def _sum_rows(
+    values: NDArray[Any],
+    fraction: NDArray[Any] | None,
+    t: int,
+    f: int,
+    rows: NDArray[np.uint64],
+    weights: NDArray[np.float64],
+    num: NDArray[np.float64],
+    den: NDArray[np.float64] | None,
+) -> None:
+    """The weighted sums over source rows, and of the weights.
+
+    One row after the other: two at once are no faster in the cache and slower out of memory.
+    """
+    if rows.size == 0:
+        num[:] = 0.0
+        if den is not None:
+            den[:] = 0.0
+        return
+    _set_row(values, fraction, t, f, rows[0], weights[0], num, den)
+    for a in range(1, rows.size):
+        _add_row(values, fraction, t, f, rows[a], weights[a], num, den)
 
 
 @compiled
@@ -85,8 +108,8 @@ def _along_pairs(
 @compiled
 def _mean_kernel(
     values: NDArray[Any],
-    fraction: NDArray[Any],
-    whole: bool,
+    fraction: NDArray[Any] | None,
+    each: bool,
     lat_indptr: NDArray[np.uint64],
     lat_indices: NDArray[np.uint64],
     lat_values: NDArray[np.float64],
@@ -94,66 +117,83 @@ def _mean_kernel(
     slots: NDArray[np.uint32],
     lon_values: NDArray[np.float64],
     pairs: NDArray[np.uint64],
+    columns: NDArray[np.uint32],
+    times: int,
     out: NDArray[Any],
     covered: NDArray[Any],
     cap: float,
 ) -> None:
-    n_lon = out.shape[2]
+    n_lon, n = np.uint64(out.shape[2]), np.uint64(slots.shape[1])
     num, den = np.zeros(values.shape[2] + 1), np.zeros(values.shape[2] + 1)
-    total, weight = np.zeros(n_lon), np.zeros(n_lon)
+    total, weight = np.zeros(n), np.zeros(n)
+    means, parts = np.zeros(n, out.dtype), np.zeros(n, covered.dtype)
     for t in range(values.shape[0]):
+        f = t if each else 0
         for j in range(out.shape[1]):
             if again[j]:
                 for i in range(n_lon):
                     out[t, j, i] = out[t, j - 1, i]
                     covered[t, j, i] = covered[t, j - 1, i]
                 continue
-            num[:] = 0.0
-            den[:] = 0.0
-            for a in range(lat_indptr[j], lat_indptr[j + 1]):
-                _add_row_and_weight(
-                    values, fraction, whole, t, lat_indices[a], lat_values[a], num, den
-                )
+            first, last = lat_indptr[j], lat_indptr[j + 1]
+            _sum_rows(
+                values,
+                fraction,
+                t,
+                f,
+                lat_indices[first:last],
+                lat_values[first:last],
+                num,
+                den,
+            )
             if pairs.shape[0] > 0:
                 _along_pairs(num, pairs, lon_values, total)
                 _along_pairs(den, pairs, lon_values, weight)
-                for i in range(n_lon):
+            elif slots.shape[0] == 2:
+                for i in range(n):
+                    a, b = slots[0, i], slots[1, i]
+                    p, q = lon_values[0, i], lon_values[1, i]
+                    weight[i] = p * den[a] + q * den[b]
+                    total[i] = p * num[a] + q * num[b]
+            else:
+                for i in range(n):
+                    w = lon_values[0, i] * den[slots[0, i]]
+                    x = lon_values[0, i] * num[slots[0, i]]
+                    for k in range(1, slots.shape[0]):
+                        w += lon_values[k, i] * den[slots[k, i]]
+                        x += lon_values[k, i] * num[slots[k, i]]
+                    weight[i], total[i] = w, x
+            if times == 1:
+                for i in range(n):
                     w = weight[i]
                     covered[t, j, i] = min(w, cap)
                     inverse = np.divide(1.0, w)
                     out[t, j, i] = total[i] * inverse if w > 0.0 else np.nan
                 continue
-            # Most cells are sea, beside each other: a branch that is foreseen saves the rest.
-            if slots.shape[0] == 2:
-                for i in range(n_lon):
-                    a, b = slots[0, i], slots[1, i]
-                    p, q = lon_values[0, i], lon_values[1, i]
-                    w = p * den[a] + q * den[b]
-                    covered[t, j, i] = min(w, cap)
-                    if w > 0.0:
-                        out[t, j, i] = (p * num[a] + q * num[b]) * np.divide(1.0, w)
-                    else:
-                        out[t, j, i] = np.nan
+            if times == 2:
+                for i in range(n):
+                    w = weight[i]
+                    part = min(w, cap)
+                    inverse = np.divide(1.0, w)
+                    mean = total[i] * inverse if w > 0.0 else np.nan
+                    first, second = i + i, i + i + np.uint64(1)
+                    covered[t, j, first], covered[t, j, second] = part, part
+                    out[t, j, first], out[t, j, second] = mean, mean
                 continue
+            for i in range(n):
+                w = weight[i]
+                parts[i] = min(w, cap)
+                inverse = np.divide(1.0, w)
+                means[i] = total[i] * inverse if w > 0.0 else np.nan
             for i in range(n_lon):
-                w = lon_values[0, i] * den[slots[0, i]]
-                for k in range(1, slots.shape[0]):
-                    w += lon_values[k, i] * den[slots[k, i]]
-                covered[t, j, i] = min(w, cap)
-                if w > 0.0:
-                    x = lon_values[0, i] * num[slots[0, i]]
-                    for k in range(1, slots.shape[0]):
-                        x += lon_values[k, i] * num[slots[k, i]]
-                    out[t, j, i] = x * np.divide(1.0, w)
-                else:
-                    out[t, j, i] = np.nan
+                out[t, j, i] = means[columns[i]]
+                covered[t, j, i] = parts[columns[i]]
 
 
 @compiled
 def _fixed_mean_kernel(
     values: NDArray[Any],
-    fraction: NDArray[np.float64],
-    whole: bool,
+    fraction: NDArray[np.float64] | None,
     lat_indptr: NDArray[np.uint64],
     lat_indices: NDArray[np.uint64],
     lat_values: NDArray[np.float64],
@@ -161,13 +201,16 @@ def _fixed_mean_kernel(
     slots: NDArray[np.uint32],
     lon_values: NDArray[np.float64],
     pairs: NDArray[np.uint64],
+    columns: NDArray[np.uint32],
+    times: int,
     runs: NDArray[np.uint64],
     run_indptr: NDArray[np.uint64],
     inverse: NDArray[np.float64],
     out: NDArray[Any],
 ) -> None:
-    n_lon = out.shape[2]
-    num, total = np.zeros(values.shape[2] + 1), np.zeros(n_lon)
+    n_lon, n = np.uint64(out.shape[2]), np.uint64(slots.shape[1])
+    num, total = np.zeros(values.shape[2] + 1), np.zeros(n)
+    means = np.full(n, np.nan, out.dtype)
     for t in range(values.shape[0]):
         for j in range(out.shape[1]):
             if again[j]:
@@ -178,16 +221,23 @@ def _fixed_mean_kernel(
                 for i in range(n_lon):
                     out[t, j, i] = np.nan
                 continue
-            num[:] = 0.0
-            for a in range(lat_indptr[j], lat_indptr[j + 1]):
-                _add_row(values, fraction, whole, t, lat_indices[a], lat_values[a], num)
+            first, last = lat_indptr[j], lat_indptr[j + 1]
+            _sum_rows(
+                values,
+                fraction,
+                t,
+                0,
+                lat_indices[first:last],
+                lat_values[first:last],
+                num,
+                None,
+            )
             if pairs.shape[0] > 0:
                 _along_pairs(num, pairs, lon_values, total)
-                for i in range(n_lon):
+                for i in range(n):
                     out[t, j, i] = total[i] * inverse[j, i]
                 continue
-            for i in range(n_lon):
-                out[t, j, i] = np.nan
+            means[:] = np.nan
             for r in range(run_indptr[j], run_indptr[j + 1]):
                 if slots.shape[0] == 2:
                     for i in range(runs[r, 0], runs[r, 1]):
@@ -195,13 +245,23 @@ def _fixed_mean_kernel(
                             lon_values[0, i] * num[slots[0, i]]
                             + lon_values[1, i] * num[slots[1, i]]
                         )
-                        out[t, j, i] = x * inverse[j, i]
+                        means[i] = x * inverse[j, i]
                     continue
                 for i in range(runs[r, 0], runs[r, 1]):
                     x = lon_values[0, i] * num[slots[0, i]]
                     for k in range(1, slots.shape[0]):
                         x += lon_values[k, i] * num[slots[k, i]]
-                    out[t, j, i] = x * inverse[j, i]
+                    means[i] = x * inverse[j, i]
+            if times == 1:
+                for i in range(n):
+                    out[t, j, i] = means[i]
+            elif times == 2:
+                for i in range(n):
+                    out[t, j, i + i] = means[i]
+                    out[t, j, i + i + np.uint64(1)] = means[i]
+            else:
+                for i in range(n_lon):
+                    out[t, j, i] = means[columns[i]]
 
 
 @compiled
@@ -507,8 +567,11 @@ class _Axes:
     """Separable weights as the kernels take them.
 
     again : (nlat,) whether a target row has the very weights of the row before it
-    slots, lon_values : (k, nlon) source columns and weights of each target column, k the most that
-        one has, at least 2; what one has less is weight 0 of a column behind the last, which is 0
+    slots, lon_values : (k, n) source columns and weights of target columns, k the most that one
+        has, at least 2; what one has less is weight 0 of a column behind the last, which is 0
+    columns : (nlon,) which of these k-tuples each target column has: where it is finer than the
+        source, neighbours have the same one
+    times : how often each of them comes, 1 or 2; 0 where they come otherwise
     pairs : (m, 3) runs of target columns that have two source columns each, one pair after the
         other: first target column, length, first source column; none where runs are short
     """
@@ -519,6 +582,8 @@ class _Axes:
     again: NDArray[np.bool_]
     slots: NDArray[np.uint32]
     lon_values: NDArray[np.float64]
+    columns: NDArray[np.uint32]
+    times: int
     pairs: NDArray[np.uint64]
 
     @classmethod
@@ -538,15 +603,41 @@ class _Axes:
         values = np.zeros((most, lon.n_target))
         slots[place, columns] = lon.indices
         values[place, columns] = lon.values
+        new = np.ones(lon.n_target, dtype=np.bool_)
+        new[1:] = np.any(
+            (slots[:, 1:] != slots[:, :-1]) | (values[:, 1:] != values[:, :-1]), axis=0
+        )
+        pairs = _pairs(slots, counts)
+        new |= len(pairs) > 0
+        tuples = (np.cumsum(new) - 1).astype(np.uint32)
         return cls(
             lat.indptr.astype(np.uint64),
             lat.indices.astype(np.uint64),
             lat.values,
             again,
-            slots,
-            values,
-            _pairs(slots, counts),
+            np.ascontiguousarray(slots[:, new]),
+            np.ascontiguousarray(values[:, new]),
+            tuples,
+            _times(tuples),
+            pairs,
         )
+
+
+def _axes(weights: Weights) -> _Axes:
+    """Made once for each set of weights, and kept among its attributes as a cached property is."""
+    kept = vars(weights)
+    if "_axes" not in kept:
+        kept["_axes"] = _Axes.of(weights)
+    axes: _Axes = kept["_axes"]
+    return axes
+
+
+def _times(columns: NDArray[np.uint32]) -> int:
+    """How often each number comes, 1 or 2; 0 where they come otherwise."""
+    for times in (1, 2):
+        if columns.size % times == 0 and np.array_equal(columns, np.arange(columns.size) // times):
+            return times
+    return 0
 
 
 _SHORT = 16
@@ -601,7 +692,7 @@ class FixedMean:
         self._means = (
             _FixedCells.of(weights, part, inverse)
             if isinstance(weights, CellWeights)
-            else _FixedAxes(_Axes.of(weights), part, whole, *_runs(sums[0] > 0.0), inverse)
+            else _FixedAxes.of(_axes(weights), None if whole else part[None], inverse)
         )
 
     def mean(self, values: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -618,18 +709,24 @@ class FixedMean:
 @dataclass(frozen=True)
 class _FixedAxes:
     axes: _Axes
-    fraction: NDArray[np.float64]
-    whole: bool
+    fraction: NDArray[np.float64] | None
     runs: NDArray[np.uint64]
     run_indptr: NDArray[np.uint64]
     inverse: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, axes: _Axes, fraction: NDArray[np.float64] | None, inverse: NDArray[np.float64]
+    ) -> _FixedAxes:
+        distinct = np.searchsorted(axes.columns, np.arange(axes.slots.shape[1]))
+        inverse = np.ascontiguousarray(inverse[:, distinct])
+        return cls(axes, fraction, *_runs(~np.isnan(inverse)), inverse)
 
     def fill(self, values: NDArray[Any], out: NDArray[Any]) -> None:
         axes = self.axes
         _fixed_mean_kernel(
             values,
             self.fraction,
-            self.whole,
             axes.lat_indptr,
             axes.lat_indices,
             axes.lat_values,
@@ -637,6 +734,8 @@ class _FixedAxes:
             axes.slots,
             axes.lon_values,
             axes.pairs,
+            axes.columns,
+            axes.times,
             self.runs,
             self.run_indptr,
             self.inverse,
@@ -777,13 +876,14 @@ def masked_mean(
         ):
             raise ValueError("fraction must fit the source, within [0, 1], without NaN")
         part = part.reshape(-1, *weights.source_shape)
+    whole = fraction is None or (len(part) == 1 and bool(np.all(part == 1.0)))
     by_map = (-1, *weights.target_shape)
     # Overlaps add up to 1 only to rounding; what is written must not exceed the cell.
     _apply(
         weights,
         flat,
         part,
-        fraction is None,
+        whole,
         means.reshape(by_map),
         covered.reshape(by_map),
         1.0,
@@ -813,11 +913,11 @@ def _apply(
             cap,
         )
         return
-    axes = _Axes.of(weights)
+    axes = _axes(weights)
     _mean_kernel(
         values,
-        fraction,
-        whole,
+        None if whole else fraction,
+        fraction.shape[0] > 1,
         axes.lat_indptr,
         axes.lat_indices,
         axes.lat_values,
@@ -825,6 +925,8 @@ def _apply(
         axes.slots,
         axes.lon_values,
         axes.pairs,
+        axes.columns,
+        axes.times,
         out,
         covered,
         cap,

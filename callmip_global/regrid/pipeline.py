@@ -106,7 +106,9 @@ def regrid_dataset(
     for field in inputs.fields:
         remap = ways[field.name]
         maps, weight, seen = remap.read(field, slice(0, field.size), where)
-        result, covered = remap.apply(maps, weight, seen.same)
+        result = np.empty((len(maps), *grid.shape), dtype=maps.dtype)
+        covered = None if remap.is_fixed(seen) else np.empty(result.shape)
+        remap.apply(maps, weight, result, covered)
         shape = (*field.leading, *grid.shape)
         out[field.name] = (field.dims, result.reshape(shape), _measured(field.attributes))
         if covered is not None:

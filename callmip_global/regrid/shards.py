@@ -103,33 +103,45 @@ class Remap:
         _check_missing(maps, seen, where, field.name)
         return maps, weight, seen
 
+    def is_fixed(self, seen: Survey) -> bool:
+        """Whether all maps of a block have the valid cells of the first map, so that the covered
+        fraction is ``self.covered``. Either way gives the same bits: a map's result does not
+        depend on those it was read with."""
+        return self.fixed is not None and bool(seen.same.all())
+
     def apply(
-        self, values: NDArray[Any], weight: Array, same: NDArray[np.bool_]
-    ) -> tuple[NDArray[Any], Array | None]:
-        """Values on the target grid, and the covered fractions, None where all maps are the same.
+        self,
+        values: NDArray[Any],
+        weight: Array,
+        out: NDArray[Any],
+        covered: NDArray[Any] | None,
+    ) -> None:
+        """Values on the target grid, and where maps are not fixed their covered fractions.
 
-        values : (n, nlat, nlon);  weight : (nlat, nlon) or (n, nlat, nlon);  same : (n,)
+        values : (n, nlat, nlon);  weight : (nlat, nlon) or (n, nlat, nlon)
+        out : (n, nlat, nlon) of the target in the type of ``values``, contiguous: written
+        covered : like ``out``, float32 or float64, written; None for fixed maps
         """
-        # Both ways give the same bits: a map's result does not depend on those it was read with.
-        if self.fixed is None or not same.all():
-            return self._each(values, weight)
-        return self._fixed(self.fixed, values), None
+        if covered is None:
+            assert self.fixed is not None  # the caller asks ``is_fixed``
+            self._apply_fixed(self.fixed, values, out)
+        elif self.kind == "intensive":
+            masked_mean(self.weights, values, weight, out=out, covered=covered)
+        elif self.kind == "categorical":
+            out[...], covered[...] = largest_category(self.weights, values, weight)
+        else:
+            density, part = masked_mean(self.weights, self._density(values), weight)
+            out[...] = density * part * self.target_area
+            covered[...] = part
 
-    def _fixed(self, fixed: FixedMean, values: NDArray[Any]) -> NDArray[Any]:
-        if self.kind == "categorical":
-            return largest_category(self.weights, values, self.weight)[0]
+    def _apply_fixed(self, fixed: FixedMean, values: NDArray[Any], out: NDArray[Any]) -> None:
         if self.kind == "intensive":
-            return fixed.mean(values)
-        amount = fixed.mean(self._density(values)) * fixed.covered * self.target_area
-        return np.asarray(amount.astype(values.dtype))
-
-    def _each(self, values: NDArray[Any], weight: Array) -> tuple[NDArray[Any], Array]:
-        if self.kind == "categorical":
-            return largest_category(self.weights, values, weight)
-        if self.kind == "intensive":
-            return masked_mean(self.weights, values, weight)
-        density, covered = masked_mean(self.weights, self._density(values), weight)
-        return (density * covered * self.target_area).astype(values.dtype), covered
+            fixed.mean(values, out=out)
+        elif self.kind == "categorical":
+            out[...] = largest_category(self.weights, values, self.weight)[0]
+        else:
+            density = fixed.mean(self._density(values))
+            out[...] = density * fixed.covered * self.target_area
 
     def _density(self, amounts: NDArray[Any]) -> Array:
         assert self.source_area is not None  # ``remaps`` refuses amounts without areas
@@ -141,7 +153,7 @@ class Remap:
         whole = np.ones(self.weights.source_shape)
         return survey(values, weight, whole if area is None else area, self.valid)
 
-    def after(self, result: NDArray[Any], covered: Array) -> Array:
+    def after(self, result: NDArray[Any], covered: NDArray[Any]) -> Array:
         """(n,) integrals of what was made, as the survey has them (of no use for classes)."""
         if self.kind == "extensive":
             whole = np.ones(self.weights.target_shape)
@@ -296,16 +308,18 @@ def fill_shard(work: Work, unit: Unit) -> dict[str, Any]:
         target = place if field.timed else slice(None)
         maps, weight, seen = remap.read(field, block, given.where)
         _check_finite(seen, given.where, field.name, block)
-        result, covered = remap.apply(maps, weight, seen.same)
-        if covered is not None:
+        result = shard[target].reshape(-1, *shape[-2:])
+        if remap.is_fixed(seen):
+            part = remap.covered
+            remap.apply(maps, weight, result, None)
+        else:
             if changing is None:
                 changing = np.empty_like(shard)
                 if remap.covered is not None:
                     changing[...] = remap.covered
-            changing[target] = covered.reshape(shard[target].shape)
             # What is stored, to its last digit, is what totals are taken with.
-            covered = changing[target].astype(np.float64).reshape(result.shape)
-        part = covered if covered is not None else remap.covered
+            part = changing[target].reshape(result.shape)
+            remap.apply(maps, weight, result, part)
         assert part is not None  # without a fixed mask every map brings its own
         sums["before"] += _per_step(seen.total, field, block)
         sums["scale"] += _per_step(seen.absolute, field, block)
@@ -313,7 +327,6 @@ def fill_shard(work: Work, unit: Unit) -> dict[str, Any]:
         if remap.min_fraction > 0.0:
             result[np.broadcast_to(part < remap.min_fraction, result.shape)] = np.nan
             sums["kept"] += _per_step(remap.after(result, part), field, block)
-        shard[target] = result.reshape(shard[target].shape)
         if years is not None:
             years.add(block, shard[target], part, extensive=remap.kind == "extensive")
     if changing is not None:

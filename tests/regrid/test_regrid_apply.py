@@ -34,6 +34,10 @@ REAL = {
     "half the cells, across the edge": (regular(36, 72), regular(18, 36, 0.0)),
     "half the cells, pairs cut apart": (regular(36, 72), regular(18, 36, 2.5)),
     "twice the cells": (regular(18, 36), regular(36, 72)),
+    "twice the cells, the last not": (
+        regular(18, 36),
+        Grid("odd", np.linspace(-90.0, 90.0, 37), np.append(np.linspace(-180.0, 170.0, 71), 180.0)),
+    ),
     "the same cells": (regular(18, 36), regular(18, 36)),
     "a fifth of the cells": (regular(90, 180), regular(18, 36)),
     "Gaussian": (gaussian(24, 48), regular(36, 72)),
