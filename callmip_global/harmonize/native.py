@@ -17,19 +17,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from callmip_global import hdf5
 from callmip_global.errors import DataError, Problem
-from callmip_global.grid import SourceGrid, grid_of
+from callmip_global.grid import SourceGrid
+from callmip_global.harmonize.coordinates import read_grid
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.netcdf3 import needed_bytes
-from callmip_global.timeaxis import (
-    Frequency,
-    MonthAxis,
-    canonical_calendar,
-    decode_months,
-    decode_years,
-    month_axis,
-    time_name,
-)
+from callmip_global.harmonize.times import read_axis
+from callmip_global.harmonize.zarrfiles import lost_chunks, open_zarr, read_zarr
+from callmip_global.timeaxis import Frequency, MonthAxis, month_axis
 
 DEFAULT_FILL = 9.969209968386869e36
 """NetCDF's own fill value for floats: missing even where no attribute says so."""
@@ -65,7 +61,8 @@ class NativeFile:
     ``axis`` is None without a time axis. ``one_step``: a single stamp without bounds, which may be
     a month or a year; the files around it decide. ``notes``: (rule, words) of what had to be mended
     or assumed to read it. ``synthetic``: what the file says of itself where its values are
-    synthetic. ``origin``: what reports and messages call the file, ``archive.tar.gz::member.nc``
+    synthetic. ``own_notes`` and ``flaws``: notes of single variables, and what makes one unusable.
+    ``origin``: what reports and messages call the file, ``archive.tar.gz::member.nc``
     for one that was unpacked; the path if nothing else is given.
     """
 
@@ -78,6 +75,8 @@ class NativeFile:
     notes: tuple[Note, ...] = ()
     synthetic: str = ""
     origin: str = ""
+    own_notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
+    flaws: Mapping[str, Problem] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.origin:
@@ -87,6 +86,10 @@ class NativeFile:
     def name(self) -> str:
         """The last part of the origin, for messages that name a second file."""
         return self.origin.rsplit("/", 1)[-1]
+
+    def notes_of(self, name: str) -> tuple[Note, ...]:
+        """(rule, words) of all that was mended to read one variable."""
+        return (*self.notes, *self.own_notes.get(name, ()))
 
     def grid_dims(self) -> set[str]:
         """Names of the horizontal dimensions."""
@@ -100,37 +103,53 @@ class NativeFile:
 
 
 def open_native(path: Path, origin: str = "") -> tuple[xr.Dataset, tuple[Note, ...]]:
-    """The file with nothing decoded, and notes of what was mended. DataError if it cannot be read.
+    """A NetCDF file or Zarr store with nothing decoded, and (rule, words) of what was mended.
 
     A scalar variable named like a dimension (as in CalLMIP's own template: ``double lat;``) cannot
-    be opened; it is dropped, the coordinate is then the one of another name.
+    be opened; it is dropped, the coordinate is then the one of another name. DataError if the file
+    cannot be read.
     """
     where = origin or str(path)
+    if path.is_dir():
+        ds, by_variable = open_zarr(path, where)
+        return ds, tuple(note for found in by_variable.values() for note in found)
+    return _open_netcdf(path, where)
+
+
+def _open_netcdf(path: Path, where: str) -> tuple[xr.Dataset, tuple[Note, ...]]:
     if path.suffix in (".gz", ".tar", ".zip", ".bz2"):
-        raise DataError(Problem(where, found="a packed file", remedy="Unpack it first."))
+        raise DataError(
+            Problem(where, found="a packed file", remedy="Unpack it first.", rule="unreadable")
+        )
     _check_length(path, where)
-    notes: tuple[Note, ...] = ()
+    scalars: dict[str, float] = {}
     try:
         try:
             ds = xr.open_dataset(path, engine="netcdf4", decode_cf=False, cache=False)
         except ValueError as error:
             if "already exists as a scalar variable" not in str(error):
                 raise
+            scalars = _scalars_named_like_dimensions(path)
             ds = xr.open_dataset(
-                path,
-                engine="netcdf4",
-                decode_cf=False,
-                cache=False,
-                drop_variables=_scalars_named_like_dimensions(path),
+                path, engine="netcdf4", decode_cf=False, cache=False, drop_variables=list(scalars)
             )
-            notes = (("file", "scalar variables named like a dimension were ignored"),)
     except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).replace(str(path), "").split())[:120]
         remedy = "Copy it again; interrupted copies look like this."
-        raise DataError(
-            Problem(where, found=f"a file that cannot be opened ({text})", remedy=remedy)
-        ) from None
-    return ds, notes
+        found = f"a file that cannot be opened ({text})"
+        raise DataError(Problem(where, found=found, remedy=remedy, rule="unreadable")) from None
+    if not scalars:
+        return ds, ()
+    said = [f"{name} = {value:.10g}" + _beside(ds, name) for name, value in scalars.items()]
+    words = "scalar variables named like a dimension were left out: " + ", ".join(said)
+    return ds, (("file", words),)
+
+
+def _beside(ds: xr.Dataset, dim: str) -> str:
+    """What the coordinate of a dimension says, where its own name went to a scalar."""
+    along = [str(n) for n, v in ds.variables.items() if v.dims == (dim,) and v.size == 1]
+    said = [f"{n} is {float(ds[n].values[0]):.10g}" for n in along if ds[n].dtype.kind in "iuf"]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _check_length(path: Path, where: str) -> None:
@@ -148,22 +167,36 @@ def _check_length(path: Path, where: str) -> None:
         raise DataError(Problem(where, "", found, wanted, remedy))
 
 
-def _scalars_named_like_dimensions(path: Path) -> list[str]:
+def _scalars_named_like_dimensions(path: Path) -> dict[str, float]:
     with netCDF4.Dataset(path) as nc:
-        return [n for n, v in nc.variables.items() if n in nc.dimensions and not v.dimensions]
+        nc.set_auto_maskandscale(False)
+        return {
+            n: float(v[...])
+            for n, v in nc.variables.items()
+            if n in nc.dimensions and not v.dimensions
+        }
 
 
 _NOTHING = Declared()
 
 
 def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeFile:
-    """Header of a file. ``declared``: its calendar is used where the file states none.
+    """Header of a NetCDF file or Zarr store.
 
-    DataError for a file that cannot be opened, whose time axis cannot be understood or whose
-    calendar contradicts the declared one, whose grid is no rectilinear one.
+    declared : its calendar is used where the file states none, its start where times have no units
+    DataError with all problems of a file that cannot be opened, whose time axis cannot be
+    understood or contradicts what is declared, or whose grid is no rectilinear one; and then with
+    what was mended before, so that no record of it is lost.
     """
     where = origin or str(path)
-    ds, notes = open_native(path, where)
+    own_notes: dict[str, list[Note]] = {}
+    if path.is_dir():
+        ds, own_notes = open_zarr(path, where)
+        notes: tuple[Note, ...] = ()
+    else:
+        ds, notes = _open_netcdf(path, where)
+    problems: list[Problem] = []
+    times, grid = None, None
     with ds:
         variables = {
             str(n): NativeVariable(
@@ -171,12 +204,60 @@ def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeF
             )
             for n, v in ds.variables.items()
         }
-        axis, time_dim, one_step, more = _axis(ds, where, declared.calendar)
-        has_grid = any(len(v.dims) >= 2 for v in variables.values())
-        grid = grid_of(ds, where) if has_grid else None
+        try:
+            times = read_axis(ds, where, declared)
+            notes += times.notes if times is not None else ()
+        except DataError as error:
+            problems += error.problems
+        try:
+            if any(len(v.dims) >= 2 for v in variables.values()):
+                grid, more = read_grid(ds, where)
+                notes += more
+        except DataError as error:
+            problems += error.problems
         synthetic = _synthetic(ds.attrs)
-    notes += more
-    return NativeFile(path, variables, grid, axis, time_dim, one_step, notes, synthetic, where)
+    if problems:
+        told = (Problem(where, "", f"and mended before: {w}", rule=rule) for rule, w in notes)
+        raise DataError([*problems, *told])
+    file = NativeFile(
+        path=path,
+        variables=variables,
+        source_grid=grid,
+        axis=times.axis if times is not None else None,
+        time_dim=times.dim if times is not None else None,
+        one_step=times is not None and times.one_step,
+        notes=notes,
+        synthetic=synthetic,
+        origin=where,
+    )
+    return _with_variables(file, own_notes)
+
+
+def _with_variables(file: NativeFile, own_notes: dict[str, list[Note]]) -> NativeFile:
+    """The file with notes and flaws of each field: order of dimensions, lost chunks.
+
+    Rule ``dimension-order``: fields are turned to time, latitude, longitude.
+    """
+    flaws: dict[str, Problem] = {}
+    grid = file.source_grid
+    for name in file.data_variables():
+        dims = tuple(file.variables[name].dims)
+        wanted = [d for d in dims if d == file.time_dim]
+        wanted += [d for d in dims if d != file.time_dim and d not in file.grid_dims()]
+        assert grid is not None
+        wanted += list(dict.fromkeys((str(grid.lat_dim), str(grid.lon_dim))))
+        if list(dims) != wanted:
+            words = f"({', '.join(dims)}) turned to ({', '.join(wanted)})"
+            own_notes.setdefault(name, []).append(("dimension-order", words))
+        if file.path.is_dir():
+            more, flaw = lost_chunks(
+                file.path, file.origin, name, file.variables[name].dims, file.time_dim
+            )
+            own_notes.setdefault(name, []).extend(more)
+            if flaw is not None:
+                flaws[name] = flaw
+    told = {name: tuple(notes) for name, notes in own_notes.items() if notes}
+    return replace(file, own_notes=told, flaws=flaws)
 
 
 def _synthetic(attributes: Mapping[Any, Any]) -> str:
@@ -186,50 +267,6 @@ def _synthetic(attributes: Mapping[Any, Any]) -> str:
     if stated and stated.lower() != "false":
         return comment or stated
     return comment if "synthetic" in comment.lower() else ""
-
-
-def _axis(
-    ds: xr.Dataset, where: str, calendar: str | None
-) -> tuple[MonthAxis | None, str | None, bool, tuple[Note, ...]]:
-    """(axis, its dimension, whether the one step may be a month or a year, notes)."""
-    try:
-        name = time_name(ds, where)
-    except DataError:
-        return None, None, False, ()
-    time = ds[name]
-    notes: tuple[Note, ...] = ()
-    stated = str(time.attrs.get("calendar", "")).strip()
-    declared = None
-    if not stated:
-        declared = calendar
-        rule = "calendar-assumed" if calendar is None else "calendar-declared"
-        notes = ((rule, f"calendar not stated, taken as {calendar or 'standard'}"),)
-    elif calendar is not None:
-        try:
-            differ = canonical_calendar(stated) != canonical_calendar(calendar)
-        except ValueError:
-            differ = True
-        if differ:
-            raise DataError(
-                Problem(
-                    where,
-                    f"{name}.calendar",
-                    repr(stated),
-                    f"{calendar!r}, as the variable map declares",
-                    "Correct whichever is wrong.",
-                )
-            )
-    dim = str(time.dims[0]) if time.ndim else None
-    bounds = ds.get(str(time.attrs.get("bounds", f"{name}_bnds")))
-    has_bounds = bounds is not None and bounds.shape == (max(time.size, 1), 2)
-    try:
-        axis = decode_months(ds, where, declared)
-    except DataError as monthly:
-        try:
-            axis = decode_years(ds, where, declared)
-        except DataError:
-            raise monthly from None
-    return axis, dim, time.size == 1 and not has_bounds, notes
 
 
 @dataclass(frozen=True)
@@ -304,7 +341,12 @@ def build_timeline(
     if fixed:
         remedy = "Give it a time axis; one map is never repeated for every month."
         found = "a field without time beside a time axis"
-        raise DataError(Problem(fixed[0].origin, name, found, "values along time", remedy))
+        raise DataError(
+            Problem(fixed[0].origin, name, found, "values along time", remedy, "time-missing")
+        )
+    flaws = [f.flaws[name] for f in holders if name in f.flaws]
+    if flaws:
+        raise DataError(flaws)
     if not holders:
         raise DataError(
             Problem(where, found=f"no file with the native variable {name!r} and a time axis")
@@ -350,15 +392,17 @@ def _timeline(
     if years is not None:
         axis = month_axis(years, calendar, frequency)
     for piece in pieces:
-        other = piece.file.axis
-        if other is not None and other.calendar != calendar:
-            found = f"calendar {other.calendar}"
+        own = piece.file.axis
+        if own is not None and own.calendar != calendar:
+            found = f"calendar {own.calendar}"
             wanted = f"{calendar}, as in {first.name}"
-            raise DataError(Problem(piece.file.origin, "time", found, wanted))
+            raise DataError(
+                Problem(piece.file.origin, "time", found, wanted, rule="calendar-differs")
+            )
         grid, reference = piece.file.source_grid, first.source_grid
         if grid is None or reference is None or grid.grid != reference.grid:
             found, wanted = "another grid", f"the grid of {first.name}"
-            raise DataError(Problem(piece.file.origin, name, found, wanted))
+            raise DataError(Problem(piece.file.origin, name, found, wanted, rule="grid-differs"))
     inside = set(axis.periods)
     holder: dict[Period, Piece] = {}
     cut: list[Piece] = []
@@ -377,22 +421,30 @@ def _timeline(
                     f"{_spans(double, frequency)} again, also in {other}",
                     "each period in one file",
                     "Name the files to use; a newer copy is never picked by itself.",
+                    rule="period-twice",
                 )
             )
         holder.update(dict.fromkeys(part.periods, part))
         cut.append(part)
     missing = [p for p in axis.periods if p not in holder]
     if missing:
-        unit = "years" if frequency == "yr" else "months"
-        raise DataError(
-            Problem(
-                where,
-                name,
-                f"no {_spans(missing, frequency)} ({len(missing)} of {axis.size} {unit})",
-                f"every period of {axis.years[0]} to {axis.years[1]}",
-            )
-        )
+        raise DataError(_missing(where, name, missing, axis, _extent(pieces, calendar, frequency)))
     return Timeline(name, axis, tuple(cut))
+
+
+def _missing(
+    where: str, name: str, missing: Sequence[Period], axis: MonthAxis, held: MonthAxis
+) -> Problem:
+    """The problem of periods that no file has: other years than wanted, or a part of them."""
+    frequency = axis.frequency
+    unit = "years" if frequency == "yr" else "months"
+    wanted = f"every period of {axis.years[0]} to {axis.years[1]}"
+    found = f"no {_spans(missing, frequency)} ({len(missing)} of {axis.size} {unit})"
+    if held.size == axis.size and held.first != axis.first:
+        found += f"; the times decode to {held.years[0]} to {held.years[1]}"
+        remedy = "As many as wanted, but others: are the time units right? Nothing is shifted."
+        return Problem(where, name, found, wanted, remedy, "time-other-years")
+    return Problem(where, name, found, wanted, rule="period-missing")
 
 
 def _extent(pieces: Sequence[Piece], calendar: str, frequency: Frequency) -> MonthAxis:
@@ -460,16 +512,7 @@ def _read_layers(
         steps if d == file.time_dim else list(select[d]) if d in select else slice(None)
         for d in dims
     )
-    try:
-        # Not through xarray: its opening takes longer than the reading of a month.
-        with _LIBRARY, netCDF4.Dataset(file.path) as nc:
-            nc.set_auto_maskandscale(False)
-            raw = np.asarray(nc.variables[name][index])
-    except (OSError, RuntimeError) as error:
-        text = " ".join(str(error).replace(str(file.path), "").split())[:120]
-        raise DataError(
-            Problem(where, name, f"values that cannot be read ({text})", "an undamaged file")
-        ) from None
+    raw = _raw(file, name, index)
     field_ = grid.to_grid_order(xr.DataArray(raw, dims=dims, name=name))
     attributes = file.variables[name].attributes
     lead = [d for d in field_.dims if d not in ("lat", "lon")]
@@ -478,6 +521,68 @@ def _read_layers(
     shape = (values.shape[0] if order[:1] == [file.time_dim] else 1, -1, *values.shape[-2:])
     by_layer: Array = values.reshape(shape)
     return by_layer
+
+
+def _raw(file: NativeFile, name: str, index: tuple[slice | list[int], ...]) -> NDArray[Any]:
+    """Values as stored, one slice or list of indices for each dimension; DataError if damaged."""
+    found = None if file.path.is_dir() else hdf5.chunked(file.path, name)
+    if found is not None:
+        box = tuple(i if isinstance(i, slice) else slice(min(i), max(i) + 1) for i in index)
+        try:
+            raw = found.read(box)
+        except DataError as error:
+            raise DataError(replace(p, where=file.origin) for p in error.problems) from None
+        for axis, i in enumerate(index):
+            if not isinstance(i, slice):
+                raw = raw.take([k - min(i) for k in i], axis)
+        return raw
+    try:
+        return _stored(file, name, index)
+    except (OSError, RuntimeError) as error:
+        text = " ".join(str(error).replace(str(file.path), "").split())[:120]
+        raise DataError(
+            Problem(
+                file.origin,
+                name,
+                f"values that cannot be read{_where_damaged(file, name, index)} ({text})",
+                "an undamaged file",
+                "Copy it again; damaged copies look like this.",
+                rule="damaged",
+            )
+        ) from None
+
+
+def _stored(file: NativeFile, name: str, index: tuple[slice | list[int], ...]) -> NDArray[Any]:
+    """As ``_raw``, through the libraries; OSError or RuntimeError if damaged."""
+    if file.path.is_dir():
+        return read_zarr(file.path, name, index)
+    # Not through xarray: its opening takes longer than the reading of a month.
+    with _LIBRARY, netCDF4.Dataset(file.path) as nc:
+        nc.set_auto_maskandscale(False)
+        return np.asarray(nc.variables[name][index])
+
+
+def _where_damaged(file: NativeFile, name: str, index: tuple[slice | list[int], ...]) -> str:
+    """The first run of steps that cannot be read, in words: `` in 2003-01 to 2003-12``."""
+    dims = list(file.variables[name].dims)
+    if file.axis is None or file.time_dim not in dims:
+        return ""
+    at = dims.index(file.time_dim)
+    wanted = index[at]
+    assert isinstance(wanted, slice)
+    bad: list[int] = []
+    for step in range(*wanted.indices(file.axis.size)):
+        try:
+            _stored(file, name, (*index[:at], slice(step, step + 1), *index[at + 1 :]))
+        except (OSError, RuntimeError):
+            bad.append(step)
+        else:
+            if bad:
+                break
+    if not bad:
+        return ""
+    said = _spans([file.axis.periods[i] for i in bad], file.axis.frequency)
+    return f" in {said} (steps {bad[0] + 1} to {bad[-1] + 1})"
 
 
 def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
