@@ -76,7 +76,8 @@ def _land(lat_edges: Array, lon_edges: Array) -> Array:
         upto.append(found + np.floor(turns) * strips[:, -1:])
     land = np.diff(upto[1] - upto[0], axis=1)
     area = (rows[1] - rows[0])[:, None] * np.diff(turns)
-    return np.asarray(np.divide(land, area, out=np.zeros_like(land), where=area != 0))
+    fraction = np.divide(land, area, out=np.zeros_like(land), where=area != 0)
+    return np.asarray(np.clip(fraction, 0.0, 1.0))
 
 
 @cache

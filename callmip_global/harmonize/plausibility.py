@@ -338,7 +338,7 @@ def _joins(item: Field) -> Said:
     joins = [first for first, _ in item.pieces if first > 0]
     if not joins or not item.complete or axis.frequency != "mon":
         return
-    worst: tuple[float, int, str] | None = None
+    worst: tuple[float, int, str, float] | None = None
     for join in joins:
         before, after = _alike_months(axis, join)
         if len(before) < 6:
@@ -353,23 +353,22 @@ def _joins(item: Field) -> Said:
         elif item.variable.signed and len(before) == 12:
             a, b = summary.totals[before], summary.totals[after]
             if a.std() > 0 and b.std() > 0 and np.corrcoef(a, b)[0, 1] < -0.8 and a @ b < 0:
-                words = "seasons of the opposite sign"
-        how = abs(math.log(ratio)) if words[:1] != "s" else math.inf
+                words, ratio = "seasons of the opposite sign", -1.0
+        how = abs(math.log(ratio)) if ratio > 0 else math.inf
         if words and (worst is None or how > worst[0]):
-            worst = (how, join, words)
-    name = item.variable.name
+            worst = (how, join, words, ratio)
     if worst is not None:
-        _, join, words = worst
-        ratio = 1.0
-        if words.startswith("values"):
-            before, after = _alike_months(axis, join)
-            ratio = float(summary.sizes[after].sum() / summary.sizes[before].sum())
-        else:
-            ratio = -1.0
-        found = f"{words}, from {item.said(join)}"
-        wanted = f"what {_file_of(item, join - 1)} ends with"
-        remedy = f"Perhaps wrong by {_cause(1 / ratio)}" if _cause(1 / ratio) else ""
-        yield "join", Problem(_file_of(item, join), name, found, wanted, remedy, "join")
+        _, join, words, ratio = worst
+        before, after = _file_of(item, join - 1), _file_of(item, join)
+        mended, other = _cause(1 / ratio), _cause(ratio)
+        remedy = "Check the units of both."
+        if mended:
+            remedy = f"Perhaps wrong by {mended}"
+        elif other:
+            remedy = f"Perhaps {before} is wrong by {other}"
+        found, wanted = f"{words}, from {item.said(join)}", f"what {before} ends with"
+        problem = Problem(after, item.variable.name, found, wanted, remedy, "join")
+        yield "join", problem
         return
     yield from _level_shift(item, joins)
 
