@@ -21,7 +21,8 @@ class Variable:
     ``units`` are those of the stores (CF form), ``upload_units`` the protocol's own string.
     ``kind``: flux (rate per area), pool (content per area), state (intensive).
     ``valid_range``: what the monthly mean of one cell may plausibly be, in ``units``.
-    ``depth_m``: bounds of the soil layer the variable speaks of, where it is one.
+    ``depth_m``: bounds of the soil layer the variable speaks of, where it is one. ``known_as``:
+    other names it has in model output that is handed round (TRENDY and others).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Variable:
     positive: Literal["up", "down"] | None = None
     comment: str | None = None
     depth_m: tuple[float, float] | None = None
+    known_as: tuple[str, ...] = ()
     signed: bool = False
     requested: bool = False
 
@@ -60,6 +62,7 @@ def variable_table() -> Mapping[str, Variable]:
         low, high = entry.pop("range")
         if "depth_m" in entry:
             entry["depth_m"] = tuple(entry["depth_m"])
+        entry["known_as"] = tuple(entry.get("known_as", ()))
         table[name] = Variable(name=name, valid_range=(float(low), float(high)), **entry)
     return MappingProxyType(table)
 

@@ -214,18 +214,21 @@ def _manifest(located: Located, path: Path) -> Manifest:
         unset = unset_in(load_yaml(source))
         if unset:
             raise UsageError(unset)
-        variable_map = load_variable_map(source, requested=())
+        variable_map = load_variable_map(source, requested=(), submitted=True)
     elif isinstance(parsed.variables, dict):
         inner = located.sub(("variables",))
-        variable_map = build_variable_map(inner, prefix=("variables",), requested=())
+        variable_map = build_variable_map(
+            inner, prefix=("variables",), requested=(), submitted=True
+        )
     else:
         wanted = "a file (models/mymodel.yaml), or {per: ..., variables: {...}}"
         raise UsageError(Problem(located.where(("variables",)), "variables", wanted=wanted))
-    if not variable_map.delivered:
+    if not variable_map.delivered and not variable_map.well_known:
         raise UsageError(
             Problem(located.where(("variables",)), "variables", "nothing delivered", "a variable")
         )
-    return Manifest(parsed, path, variable_map, _declared(parsed, variable_map, located, path))
+    declared = _declared(parsed, variable_map, located, path)
+    return Manifest(parsed, path, replace(variable_map, declared=declared), declared)
 
 
 # --- declarations ---------------------------------------------------------------------------------
@@ -241,6 +244,8 @@ def _declared(
         remedy = "State it once."
         problems.append(Problem(place, "calendar", str(calendar), wanted, remedy))
     known = {*variable_map.entries, *variable_map.native_names}
+    if variable_map.well_known:
+        known |= {n for var in variable_table().values() for n in (var.name, *var.known_as)}
     for name in parsed.use:
         if name not in known:
             place = located.where(("use", name))
@@ -304,11 +309,12 @@ def _known(
     problems: list[Problem],
 ) -> dict[str, Mapping[int, float]]:
     """``totals``, with a problem for each variable that the map does not deliver."""
+    delivered = tuple(variable_table()) if variable_map.well_known else variable_map.delivered
     for name in totals:
-        if name not in variable_map.delivered:
+        if name not in delivered:
             found = "a variable that is not delivered"
-            wanted = "one of: " + ", ".join(variable_map.delivered)
-            hint = nearest(name, variable_map.delivered) if name not in variable_table() else ""
+            wanted = "one of: " + ", ".join(delivered)
+            hint = nearest(name, delivered) if name not in variable_table() else ""
             place = places.get(name, where)
             problems.append(Problem(place, f"totals.{name}", found, wanted, hint))
     return dict(totals)

@@ -11,6 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LATENT_HEAT_J_KG = 2.501e6
+"""Latent heat of vaporisation of water at 0 degrees C [J kg-1] (WMO, International Meteorological
+Tables, 1966). Values in use reach from 2.45e6 to 2.501e6, and that of sublimation is 2.834e6: so
+what is derived with it carries the value, in the attribute ``latent_heat_J_kg``."""
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

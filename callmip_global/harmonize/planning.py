@@ -1,16 +1,26 @@
-"""What every variable of a run is made of, decided from the headers of all files alone."""
+"""What every variable of a run is made of, decided from the headers of all files.
+
+Beside the headers, the first step of each variable is read: it shows the fill values that no
+attribute names and what lies over the sea (`examine`).
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid
-from callmip_global.harmonize.checks import Summary
+from callmip_global.harmonize.checks import Summary, tolerated
+from callmip_global.harmonize.cover import Cover, cover_of
+from callmip_global.harmonize.fills import Fill, find_fill, states_fill
+from callmip_global.harmonize.layers import EXACT_M, layer_bounds, layer_choice
 from callmip_global.harmonize.native import (
     NativeFile,
     NativeVariable,
@@ -18,12 +28,26 @@ from callmip_global.harmonize.native import (
     build_timeline,
     read_static,
 )
-from callmip_global.harmonize.variable_map import VariableMap, VariableSource, substance_of
+from callmip_global.harmonize.variable_map import (
+    Per,
+    VariableMap,
+    VariableSource,
+    substance_of,
+)
 from callmip_global.timeaxis import Frequency, MonthAxis, month_axis
-from callmip_global.units import Conversion, convert_factor, same_units
+from callmip_global.units import SECONDS_PER_DAY, Conversion, convert_factor, same_units
 from callmip_global.variables import Variable, variable_table
 
 Array = NDArray[np.float64]
+
+LOST = 1e-3
+"""Share of a per-cell variable's integral that may lie where the land fraction is 0."""
+ASTRAY = 0.01
+"""The same for carbon and pools that are per land area: more, and the land is another grid's."""
+ZERO_SEA = 0.99
+"""Share of the sea's values that must be exactly 0 to be taken for missing ones."""
+TOTALS_AGREE = 0.01
+"""How near a computed total must come to the group's own to count as the same."""
 
 
 class RefusedVariablesError(DataError):
@@ -42,6 +66,10 @@ class VariablePlan:
     """How one variable comes about. ``timeline`` and ``conversion`` are None for a derived one.
 
     ``frequency``: that of the native values; ``fixes``: rule -> what was done, for the report.
+    ``per``: what the native values are per, decided. ``cover``: fractions of plant types or tiles
+    that the values are averaged with. ``fill``: the unattributed fill value found in the first
+    step. ``zero_sea``: the sea of the first step is 0. ``attributes``: what the variable in the
+    store says of itself beside its CF attributes.
     """
 
     variable: Variable
@@ -51,6 +79,44 @@ class VariablePlan:
     conversion: Conversion | None = None
     fixes: dict[str, str] = field(default_factory=dict)
     summary: Summary = field(default_factory=Summary)
+    per: Per = "land"
+    cover: Cover | None = None
+    fill: Fill | None = None
+    zero_sea: bool = False
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, steps: slice) -> Array:
+        """(n, nlat, nlon) in native units: layers summed, plant types averaged, missing as NaN.
+
+        DataError where the files cannot be read, or the cover fractions cannot be right.
+        """
+        timeline = self.timeline
+        assert timeline is not None
+        if self.cover is not None:
+            return self.cover.average(timeline, steps)
+        entry = self.entry
+        if entry.last_share == 1.0:
+            return timeline.read(steps, entry.select)
+        ((dim, indices),) = entry.select.items()
+        values = timeline.read(steps, {dim: indices[-1:]})
+        values *= entry.last_share
+        if len(indices) > 1:
+            values += timeline.read(steps, {dim: indices[:-1]})
+        return values
+
+    def converted(self, native: Array, axis: MonthAxis) -> Array:
+        """``native`` (n, ...) in the units of the store, changed in place; ``axis``: its steps."""
+        conversion = self.conversion
+        assert conversion is not None
+        scale = self.entry.sign * self.entry.factor
+        if conversion.factor * scale != 1.0:
+            native *= conversion.factor * scale
+        if conversion.offset:
+            native += conversion.offset * scale
+        if conversion.per is not None:
+            seconds = period_days(axis, conversion) * SECONDS_PER_DAY
+            native /= seconds.reshape((-1,) + (1,) * (native.ndim - 1))
+        return native
 
 
 @dataclass
@@ -82,7 +148,7 @@ def plan_variables(
     years: tuple[int, int] | None,
     frequencies: Sequence[Frequency],
 ) -> RunPlan:
-    """Decide from headers alone. RefusedVariablesError with every problem of every variable.
+    """Decide everything. RefusedVariablesError with every problem of every variable.
 
     ``years`` None takes all periods there are (for checks; a store has whole years).
     """
@@ -95,35 +161,36 @@ def plan_variables(
         try:
             if entry.absent is not None:
                 raise DataError(Problem(place, name, f"declared absent ({entry.absent})"))
+            if entry.refuse is not None:
+                raise DataError(entry.refuse)
             if entry.expression is not None:
-                plans[name] = _derived(table[name], entry, plans, place)
+                plans[name] = _derived(table[name], entry, plans, variable_map)
             else:
-                plans[name] = _sourced(table[name], entry, files, years, place)
+                plans[name] = _sourced(table[name], entry, files, years, variable_map)
             if plans[name].frequency == "yr" and "yr" not in frequencies:
                 del plans[name]
                 remedy = 'Ask for "yr" too, or declare it absent; annual values are never repeated.'
-                found = "annual values only"
-                raise DataError(Problem(place, name, found, "monthly values", remedy))
+                found, rule = "annual values only", "annual-only"
+                raise DataError(Problem(place, name, found, "monthly values", remedy, rule))
         except DataError as error:
             problems[name] = list(error.problems)
         except KeyError as needed:
             # The variable it is derived from was refused: that problem says why.
             found = f"no {needed.args[0]}, which it is derived from"
-            problems[name] = [Problem(place, name, found)]
-    sources = [p.timeline for p in plans.values() if p.timeline is not None]
-    problems[""] = _common_problems(sources)
-    fraction = None
-    if sources and not problems[""]:
-        try:
-            fraction = _land_fraction(files, variable_map, sources[0])
-        except DataError as error:
-            problems[""] = list(error.problems)
+            problems[name] = [Problem(place, name, found, rule="derived-from-refused")]
+    problems |= _common_problems(plans)
     if any(problems.values()):
         raise RefusedVariablesError(problems)
+    sources = [p.timeline for p in plans.values() if p.timeline is not None]
+    try:
+        fraction = _land_fraction(files, variable_map, sources[0])
+    except DataError as error:
+        raise RefusedVariablesError({"": error.problems}) from None
     first = sources[0].files[0]
     assert first.source_grid is not None
     used = {f.origin: f for timeline in sources for f in timeline.files}
-    return RunPlan(
+    used |= {f.origin: f for p in plans.values() if p.cover for f in p.cover.timeline.files}
+    plan = RunPlan(
         plans=plans,
         delivered=tuple(wanted),
         calendar=sources[0].axis.calendar,
@@ -132,21 +199,62 @@ def plan_variables(
         land_fraction=fraction,
         inputs=tuple(used[origin] for origin in sorted(used)),
     )
+    for name, item in plans.items():
+        try:
+            examine(plan, item, variable_map)
+        except DataError as error:
+            problems[name] = list(error.problems)
+    if any(problems.values()):
+        raise RefusedVariablesError(problems)
+    return plan
 
 
 def _derived(
-    var: Variable, entry: VariableSource, plans: Mapping[str, VariablePlan], place: str
+    var: Variable,
+    entry: VariableSource,
+    plans: Mapping[str, VariablePlan],
+    variable_map: VariableMap,
 ) -> VariablePlan:
-    expression = entry.expression
+    expression, place = entry.expression, variable_map.place(var.name)
     assert expression is not None
-    found = {needed: plans[needed].frequency for needed in expression.names}
-    if len(set(found.values())) > 1:
-        said = ", ".join(f"{n} ({f})" for n, f in found.items())
-        remedy = "Deliver all of them monthly, or all annual."
-        raise DataError(Problem(place, var.name, f"a mixture: {said}", "one frequency", remedy))
-    plan = VariablePlan(var, entry, next(iter(found.values())))
+    wood = variable_map.declared.wood
+    if var.name == "cLiveBioAbove" and "cWood" in expression.names and wood != "above-ground":
+        found = "cWood, of which nobody says whether coarse roots are in it"
+        if wood == "total":
+            found = "cWood, which has coarse roots in it (declared)"
+        remedy = "Declare wood: above-ground in the manifest if it has none; else hand in cStem."
+        wanted = "carbon above the ground"
+        raise DataError(Problem(place, var.name, found, wanted, remedy, "wood-undeclared"))
+    used = {needed: plans[needed].frequency for needed in expression.names}
+    if len(set(used.values())) > 1:
+        said = ", ".join(f"{n} ({f})" for n, f in used.items())
+        remedy = "Deliver all of them monthly, or all annual; annual values are never repeated."
+        found, wanted = f"a mixture: {said}", "one frequency"
+        raise DataError(Problem(place, var.name, found, wanted, remedy, "frequencies-mixed"))
+    plan = VariablePlan(var, entry, next(iter(used.values())))
     plan.fixes["derived"] = f"{var.name} = {expression.text}"
+    plan.fixes.update(entry.found)
+    plan.attributes["derived_from"] = expression.text
+    if var.name == "hfls" and expression.names == ("evspsbl",):
+        heat = expression.evaluate({"evspsbl": 1.0}) - expression.evaluate({"evspsbl": 0.0})
+        plan.attributes["latent_heat_J_kg"] = float(heat)
+    if plan.frequency == "yr" and var.kind == "pool":
+        _annual_state(plan, variable_map)
     return plan
+
+
+def _annual_state(plan: VariablePlan, variable_map: VariableMap) -> None:
+    """Say what the annual value of a pool is, the mean of the year or its end, as declared."""
+    state = variable_map.declared.annual_state
+    if state is None:
+        plan.fixes["annual-state-unknown"] = (
+            "annual values taken as means of the year; nobody says whether they are, or its end"
+        )
+        return
+    said = "the mean of each year" if state == "mean" else "the state at the end of each year"
+    plan.fixes["annual-state"] = f"annual values are {said} (declared)"
+    method = "time: mean" if state == "mean" else "time: point"
+    plan.attributes["cell_methods"] = plan.variable.cell_methods.replace("time: mean", method)
 
 
 def _sourced(
@@ -154,21 +262,32 @@ def _sourced(
     entry: VariableSource,
     files: Sequence[NativeFile],
     years: tuple[int, int] | None,
-    place: str,
+    variable_map: VariableMap,
 ) -> VariablePlan:
     assert entry.source is not None
+    place = variable_map.place(var.name)
+    _check_pieces(entry.source, files)
+    _check_name(var, entry.source, files, place)
     timeline = build_timeline(entry.source, files, years, place)
-    plan = VariablePlan(var, entry, timeline.axis.frequency, timeline)
     header, first = timeline.header, timeline.files[0]
+    plan = VariablePlan(var, entry, timeline.axis.frequency, timeline, per=entry.per or "land")
+    plan.fixes.update(entry.found)
     plan.conversion = _conversion(var, entry, timeline, place)
-    _check_dims(var, entry, header, first, place)
+    entry = plan.entry = _layers(plan, first, place)
+    _check_dims(plan, files, years, variable_map)
     if not plan.conversion.identity:
         plan.fixes["units"] = plan.conversion.note
-    if entry.sign == -1:
+    if var.name == "nep" and not entry.sign_stated and entry.sign == 1 and _says_nee(entry, header):
+        # What says that this is right is the seasons of all values: see `closing_problem`.
+        entry = plan.entry = replace(entry, sign=-1)
+        plan.fixes["sign-nee"] = f"{entry.source} is net exchange into the air: values turned round"
+    elif entry.sign == -1:
         plan.fixes["sign"] = "values turned round (declared)"
+    if plan.frequency == "yr" and var.kind == "pool":
+        _annual_state(plan, variable_map)
     if entry.factor != 1.0:
         plan.fixes["factor"] = f"values times {entry.factor:g} (declared)"
-    if entry.select:
+    if entry.select and "layers" not in plan.fixes:
         said = "; ".join(f"{dim} {list(i)}" for dim, i in entry.select.items())
         plan.fixes["layers"] = f"taken from {said}"
     grid = first.source_grid
@@ -177,7 +296,9 @@ def _sourced(
         plan.fixes["latitude-order"] = "turned to south to north"
     if grid.lon_order is not None:
         plan.fixes["longitude-order"] = f"turned to ascend from {grid.grid.lon[0]:g}"
-    for rule, words in sorted({note for file in timeline.files for note in file.notes}):
+    for rule, words in sorted(
+        {note for file in timeline.files for note in file.notes_of(timeline.name)}
+    ):
         plan.fixes[rule] = f"{plan.fixes[rule]}; {words}" if rule in plan.fixes else words
     return plan
 
@@ -201,11 +322,100 @@ def _conversion(var: Variable, entry: VariableSource, timeline: Timeline, place:
     return convert_factor(used or "", var.units, where, var.name, substance=substance_of(var))
 
 
-def _check_dims(
-    var: Variable, entry: VariableSource, header: NativeVariable, file: NativeFile, place: str
-) -> None:
+_NEE = re.compile(r"(^|[^a-z])nee([^a-z]|$)|net[ _]ecosystem[ _]exchange")
+_PIECE = re.compile(r"[_.-]pft[_-]?\d+", re.IGNORECASE)
+
+
+def _says_nee(entry: VariableSource, header: NativeVariable) -> bool:
+    """Whether the native name, or the long name under it, is that of net ecosystem exchange."""
+    source = str(entry.source).lower()
+    long_name = str(header.attributes.get("long_name", "")).lower()
+    return bool(_NEE.search(source) or ("nep" not in source and _NEE.search(long_name)))
+
+
+def _check_pieces(native: str, files: Iterable[NativeFile]) -> None:
+    """DataError where each plant type has a file of its own."""
+    found = [f for f in files if native in f.variables and _PIECE.search(f.origin)]
+    if len(found) > 1:
+        remedy = "Hand in the average over the plant types, weighted with their area fractions."
+        said = f"one of {len(found)} files that hold one plant type each"
+        raise DataError(
+            Problem(found[0].origin, native, said, "values of the cell", remedy, "plant-types")
+        )
+
+
+def _check_name(var: Variable, native: str, files: Sequence[NativeFile], place: str) -> None:
+    """DataError where a file is called like the variable and holds another one."""
+    if any(native in f.variables for f in files):
+        return
+    called = re.compile(rf"(^|[^a-z0-9]){re.escape(native.lower())}([^a-z0-9]|$)")
+    for file in files:
+        if called.search(file.origin.lower().rsplit("/", 1)[-1]):
+            held = [n for n in file.data_variables() if file.time_dim in file.variables[n].dims]
+            said = ", ".join(repr(n) for n in held) or "no field"
+            remedy = (
+                f"If one of them is {var.name}, say so in the map: {var.name}: {{source: ...}}."
+            )
+            raise DataError(
+                Problem(
+                    file.origin, native, f"{said} under that name", native, remedy, "other-name"
+                )
+            )
+
+
+def _layers(plan: VariablePlan, file: NativeFile, place: str) -> VariableSource:
+    """The entry with the layers that make up the variable's depth, where it speaks of one.
+
+    Layers that the map selects without saying their depth must have bounds in the file that fit.
+    """
+    var, entry = plan.variable, plan.entry
+    if var.depth_m is None or entry.depth_m is not None:
+        return entry
+    assert entry.source is not None
     known = {*file.grid_dims(), file.time_dim}
-    extra = {d: n for d, n in header.dims.items() if d not in known}
+    extra = {d: n for d, n in file.variables[entry.source].dims.items() if d not in known}
+    if not entry.select:
+        if not any(size > 1 for size in extra.values()):
+            return entry
+        choice = layer_choice(file, entry.source, var)
+        if isinstance(choice, Problem):
+            raise DataError(choice)
+        plan.fixes["layers"] = choice.words
+        chosen = {choice.dim: choice.indices}
+        return replace(entry, select=chosen, last_share=choice.last_share, depth_m=var.depth_m)
+    if len(entry.select) == 1:
+        ((dim, indices),) = entry.select.items()
+        bounds = layer_bounds(file, dim) if dim in extra else None
+        if bounds is None and dim in extra:
+            low, high = var.depth_m
+            remedy = f"Say which depth they make up: depth: [{low:g}, {high:g}]."
+            found, wanted = f"layers of {dim} without bounds", f"{low:g} to {high:g} m"
+            raise DataError(Problem(place, var.name, found, wanted, remedy, "layers-unbounded"))
+        if bounds is not None and max(indices) < len(bounds):
+            chosen_bounds = bounds[sorted(indices)]
+            low, high = chosen_bounds.min(), chosen_bounds.max()
+            thick = float((chosen_bounds[:, 1] - chosen_bounds[:, 0]).sum())
+            fits = np.allclose((low, high), var.depth_m, rtol=0, atol=EXACT_M)
+            if not fits or abs(thick - (high - low)) > EXACT_M:
+                remedy = "Select the layers that make it up, or leave select out."
+                wanted = f"{var.depth_m[0]:g} to {var.depth_m[1]:g} m"
+                found = f"layers from {low:g} to {high:g} m"
+                raise DataError(Problem(place, var.name, found, wanted, remedy, "layers-unbounded"))
+    return entry
+
+
+def _check_dims(
+    plan: VariablePlan,
+    files: Sequence[NativeFile],
+    years: tuple[int, int] | None,
+    variable_map: VariableMap,
+) -> None:
+    """DataError for what ``select`` gets wrong, and for a dimension that nothing takes away."""
+    var, entry, timeline = plan.variable, plan.entry, plan.timeline
+    assert timeline is not None
+    file, place = timeline.files[0], variable_map.place(var.name)
+    known = {*file.grid_dims(), file.time_dim}
+    extra = {d: n for d, n in timeline.header.dims.items() if d not in known}
     for dim, indices in entry.select.items():
         if dim not in extra:
             found = f"no dimension {dim!r} in {entry.source!r}"
@@ -214,31 +424,53 @@ def _check_dims(
         if bad:
             found = f"{dim} {bad[0]}"
             raise DataError(Problem(place, f"{var.name}.select", found, f"0 to {extra[dim] - 1}"))
-    left = [f"{d} ({n})" for d, n in extra.items() if n > 1 and d not in entry.select]
-    if left:
-        remedy = (
-            "Layers: choose or sum them with select. Plant types or tiles: average them with "
-            "their area fractions first; a plain sum or mean would be wrong."
-        )
-        found = f"the extra dimension {', '.join(left)}"
-        raise DataError(
-            Problem(file.origin, str(entry.source), found, "time, latitude, longitude", remedy)
-        )
+    left = {d: n for d, n in extra.items() if n > 1 and d not in entry.select}
+    if not left:
+        return
+    name = entry.cover or variable_map.cover
+    if name is not None and len(left) == 1 and not entry.select:
+        plan.cover = cover_of(name, timeline, next(iter(left)), files, years, place, var)
+        plan.fixes["cover"] = plan.cover.words
+        return
+    remedy = (
+        "Layers: choose or sum them with select. Plant types or tiles: name the variable with "
+        "their area fractions, cover: landCoverFrac; a plain sum or mean would be wrong."
+    )
+    found = f"the extra dimension {', '.join(f'{d} ({n})' for d, n in left.items())}"
+    wanted = "time, latitude, longitude"
+    raise DataError(
+        Problem(file.origin, str(entry.source), found, wanted, remedy, "extra-dimension")
+    )
 
 
-def _common_problems(sources: Sequence[Timeline]) -> list[Problem]:
-    """Calendar and grid must be the same for all variables of a store."""
-    problems = []
-    for timeline in sources[1:]:
-        path, first = timeline.files[0], sources[0].files[0]
-        if timeline.axis.calendar != sources[0].axis.calendar:
-            found, wanted = f"calendar {timeline.axis.calendar}", sources[0].axis.calendar
-            wanted = f"{wanted}, as in {first.name}"
-            problems.append(Problem(path.origin, timeline.name, found, wanted))
-        grids = (path.source_grid, first.source_grid)
-        if grids[0] is not None and grids[1] is not None and grids[0].grid != grids[1].grid:
-            wanted = f"the grid of {first.name}"
-            problems.append(Problem(path.origin, timeline.name, "another grid", wanted))
+def _common_problems(plans: Mapping[str, VariablePlan]) -> dict[str, list[Problem]]:
+    """Calendar and grid must be the same for all variables of a store: who differs from most."""
+    timelines = {n: p.timeline for n, p in plans.items() if p.timeline is not None}
+    problems: dict[str, list[Problem]] = {}
+
+    def grid(timeline: Timeline) -> str:
+        source = timeline.files[0].source_grid
+        return "" if source is None else source.grid.digest
+
+    if not timelines:
+        return {}
+    usual = Counter(t.axis.calendar for t in timelines.values()).most_common(1)[0][0]
+    most = Counter(grid(t) for t in timelines.values()).most_common(1)[0][0]
+    for name, timeline in timelines.items():
+        file = timeline.files[0]
+        if timeline.axis.calendar != usual:
+            other = next(t for t in timelines.values() if t.axis.calendar == usual)
+            found = f"calendar {timeline.axis.calendar}"
+            wanted = f"{usual}, as in {other.files[0].path.name}"
+            problem = Problem(file.origin, timeline.name, found, wanted, rule="calendars-differ")
+            problems.setdefault(name, []).append(problem)
+        if grid(timeline) != most:
+            other = next(t for t in timelines.values() if grid(t) == most)
+            wanted = f"the grid of {other.files[0].path.name}"
+            problem = Problem(
+                file.origin, timeline.name, "another grid", wanted, rule="grids-differ"
+            )
+            problems.setdefault(name, []).append(problem)
     return problems
 
 
@@ -265,6 +497,162 @@ def _land_fraction(
         remedy = 'Set its units to "%" or "1", whichever holds.'
         raise DataError(Problem(holder.origin, name, found, "fractions of 0 to 1", remedy))
     return np.clip(values, 0.0, 1.0)
+
+
+def examine(plan: RunPlan, item: VariablePlan, variable_map: VariableMap) -> None:
+    """What the first step of a variable shows: fill values without attribute, values over the sea.
+
+    What is found holds for all steps, and each block is tested for it. DataError when it cannot be
+    right: values that lie where there is no land, totals that contradict each other.
+    """
+    timeline, var = item.timeline, item.variable
+    if timeline is None:
+        return
+    first = slice(0, 1)
+    axis = timeline.axis.part(first)
+    field_ = item.read(first)
+    if not states_fill(timeline.header.attributes) and item.cover is None:
+        missing = int(np.isnan(field_).sum())
+        if missing:
+            item.fixes["fill-unnamed"] = (
+                f"NaN or NetCDF's own fill without attribute, {missing} cells"
+            )
+    layers = max((len(indices) for indices in item.entry.select.values()), default=1)
+    item.fill = find_fill(
+        field_[0], lambda v: item.converted(np.array(v), axis), tolerated(var), layers
+    )
+    if item.fill is not None:
+        item.fixes["fill"] = item.fill.words
+        field_[:, item.fill.cells] = np.nan
+    if plan.land_fraction is not None:
+        _examine_sea(plan, item, field_[0])
+        if item.entry.per is None:
+            _decide_per(plan, item, variable_map)
+    elif item.entry.per is None:
+        item.fixes["per-assumed"] = "taken as values per land area; the map does not say it"
+
+
+def _examine_sea(plan: RunPlan, item: VariablePlan, values: Array) -> None:
+    """What lies where the land fraction is 0 in the first step (nlat, nlon)."""
+    timeline, var, fraction = item.timeline, item.variable, plan.land_fraction
+    assert timeline is not None
+    assert fraction is not None
+    sea = fraction == 0.0
+    over_sea = values[sea]
+    held = np.isfinite(over_sea)
+    if not held.any():
+        return
+    zeros = int((over_sea[held] == 0.0).sum())
+    item.zero_sea = zeros > ZERO_SEA * int(held.sum())
+    if item.zero_sea:
+        item.fixes["zero-sea"] = (
+            f"0 over the sea set to missing where the land fraction is 0, {int(held.sum())} cells"
+        )
+        return
+    mass = np.abs(np.where(np.isfinite(values), values, 0.0)) * plan.grid.cell_area
+    share = float(mass[sea].sum() / mass.sum()) if mass.sum() else 0.0
+    of_land = substance_of(var) == "carbon" or var.kind == "pool"
+    if item.per == "land" and share > ASTRAY and of_land:
+        raise astray(item, share)
+
+
+def astray(item: VariablePlan, share: float) -> DataError:
+    """A share of a variable's integral lies where the land fraction is 0."""
+    assert item.timeline is not None
+    found = f"{100 * share:.2g} % of the integral in cells without land"
+    remedy = "Is the land fraction another grid's, or shifted by half a cell?"
+    if item.per == "cell":
+        remedy = "Is it per land area (per: land), or the land fraction another grid's?"
+    where = item.timeline.files[0].origin
+    wanted = "nothing there"
+    return DataError(Problem(where, item.timeline.name, found, wanted, remedy, "land-mismatch"))
+
+
+def _decide_per(plan: RunPlan, item: VariablePlan, variable_map: VariableMap) -> None:
+    """Per land or per cell, where the map does not say: by the group's own totals, if they tell."""
+    var = item.variable
+    declared = variable_map.declared.totals.get(var.name, {})
+    item.fixes["per-assumed"] = "taken as values per land area; the map does not say it"
+    both = totals_both_ways(plan, item, declared)
+    if both is None:
+        return
+    year, per_land, per_cell = both
+    given = declared[year]
+    words = f"{year}: {per_land:.6g} if per land, {per_cell:.6g} if per cell, {given:.6g} declared"
+    fits = [abs(total - given) <= TOTALS_AGREE * abs(given) for total in (per_land, per_cell)]
+    item.fixes["per-assumed"] += f" ({words})"
+    if fits[0] != fits[1]:
+        del item.fixes["per-assumed"]
+        item.per = "land" if fits[0] else "cell"
+        item.fixes["per-by-totals"] = f"values per {item.per} area, by the group's total of {words}"
+
+
+def totals_both_ways(
+    plan: RunPlan, item: VariablePlan, years: Iterable[int]
+) -> tuple[int, float, float] | None:
+    """(year, total if per land area, total if per cell area) of the first year the files have.
+
+    Both in the units of `callmip_global.harmonize.declared.Declared.totals`: of fluxes Pg, PW or
+    1e3 km3 in the year, of pools the mean Pg. None without a land fraction, for states, and where
+    the files hold none of the ``years``.
+    """
+    timeline, var, fraction = item.timeline, item.variable, plan.land_fraction
+    if timeline is None or fraction is None or var.kind == "state":
+        return None
+    axis = timeline.axis
+    for year in sorted(years):
+        steps = [i for i, (y, _) in enumerate(axis.periods) if y == year]
+        if len(steps) != (12 if axis.frequency == "mon" else 1):
+            continue
+        region = slice(steps[0], steps[-1] + 1)
+        part = axis.part(region)
+        values = item.read(region)
+        if item.fill is not None:
+            values[:, item.fill.cells] = np.nan
+        values = np.nan_to_num(item.converted(values, part), nan=0.0)
+        days = part.lengths_days
+        mean = np.tensordot(days / days.sum(), values, axes=1) * plan.grid.cell_area
+        scale = 1e-12
+        if var.kind == "flux":
+            seconds = float(days.sum()) * SECONDS_PER_DAY
+            water = substance_of(var) == "water"
+            scale = 1e-15 if "W" in var.units else seconds * (1e-15 if water else 1e-12)
+        land = fraction > 0.0
+        return year, float((mean * fraction).sum() * scale), float(mean[land].sum() * scale)
+    return None
+
+
+def period_days(axis: MonthAxis, conversion: Conversion) -> Array:
+    """(n,) length of the month or year each step lies in; of a mean month for annual values."""
+    if conversion.per == "month" and axis.frequency == "yr":
+        return axis.lengths_days / 12.0
+    if conversion.per != "year" or axis.frequency == "yr":
+        return axis.lengths_days
+    first, last = axis.years
+    lengths = month_axis((first, last), axis.calendar, "yr").lengths_days
+    return np.array([lengths[year - first] for year, _ in axis.periods])
+
+
+def closing_problem(item: VariablePlan, where: str) -> Problem | None:
+    """What only all values together can show of the evidence that ``item`` was planned on, or None.
+
+    A variable that was turned round because it is named NEE must take up carbon in the northern
+    summer: nothing else says which sign a file has.
+    """
+    if "sign-nee" not in item.fixes or not item.summary.count:
+        return None
+    name = item.entry.source
+    seasons = item.summary.seasons
+    means = seasons.means
+    remedy = f"Say sign: -1 if {name} is positive into the air, sign: 1 if positive into the land."
+    wanted = "positive into the air"
+    if seasons.reversed:
+        found = f"{name} with uptake at 40-70 N in winter once it is turned round"
+        return Problem(where, item.variable.name, found, wanted, remedy, "sign-unclear")
+    if means is None or means[0] <= means[1]:
+        found = f"{name}, whose seasons at 40-70 N do not show its sign"
+        return Problem(where, item.variable.name, found, wanted, remedy, "sign-unclear")
+    return None
 
 
 def members_of(plan: RunPlan, group: Frequency) -> list[str]:

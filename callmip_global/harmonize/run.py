@@ -34,10 +34,12 @@ from callmip_global.harmonize.planning import (
     RefusedVariablesError,
     RunPlan,
     VariablePlan,
+    closing_problem,
     members_of,
     place_of,
     plan_variables,
 )
+from callmip_global.harmonize.plausibility import fields_of, judge
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
@@ -157,12 +159,9 @@ def check_values(
     for start in range(0, timeline.axis.size, 12):
         steps = slice(start, min(start + 12, timeline.axis.size))
         Block(plan, timeline.axis.part(steps), steps, fraction).make(name, problems)
-    problem = (
-        None
-        if problems
-        else summary_problem(item.summary, item.variable, place_of(item, variable_map))
-    )
-    if problem:
+    place = place_of(item, variable_map)
+    problem = closing_problem(item, place) or summary_problem(item.summary, item.variable, place)
+    if problem and not problems:
         problems[name] = [problem]
     if problems:
         raise RefusedVariablesError(problems)
@@ -257,27 +256,40 @@ class _Making:
 
         ``found``: problems of regions; to them come those of each variable as a whole.
         """
-        plan, causes = self.plan, dict(found)
-        for name, item in plan.plans.items():
-            if name not in plan.delivered or set(self.variable_map.closure([name])) & set(causes):
-                continue
-            place = place_of(item, self.variable_map)
-            problem = summary_problem(item.summary, item.variable, place)
-            if problem is None and plan.land_fraction is None and plan.grid.is_global:
-                area = plan.grid.cell_area
-                if area[_held(item)].sum() > EVERYWHERE * area.sum():
-                    # Without this, oceans would count as land wherever the model writes something.
-                    problem = Problem(
-                        place,
-                        name,
-                        "values over land and sea alike",
-                        "missing values over the sea, or a land fraction",
-                        "Name the model's land fraction in the map: land_fraction: <native name>.",
-                        rule="land-unknown",
-                    )
-            if problem is not None:
-                causes[name] = [problem]
+        plan, variable_map, causes = self.plan, self.variable_map, dict(found)
+        while True:
+            left = [n for n in plan.delivered if not causes.keys() & set(variable_map.closure([n]))]
+            fields = fields_of(plan, variable_map, left, variable_map.declared.totals)
+            findings = judge(fields, plan.grid)
+            bad = {name: [said] for name, _, said in findings if isinstance(said, Problem)}
+            bad |= {n: [p] for n in left if (p := self._alone(plan.plans[n])) is not None}
+            if not bad:
+                break
+            # Again without them: what is kept is judged as if they had never been handed in.
+            needed = {n: set(variable_map.closure([n])) - {n} for n in bad}
+            causes |= {n: said for n, said in bad.items() if not needed[n] & bad.keys()}
+        for name, rule, said in findings:
+            fixes = plan.plans[name].fixes
+            fixes[rule] = f"{fixes[rule]}; {said}" if rule in fixes else str(said)
         return causes
+
+    def _alone(self, item: VariablePlan) -> Problem | None:
+        """What shows that a variable cannot be used, beside its plausibility."""
+        plan, place = self.plan, place_of(item, self.variable_map)
+        problem = closing_problem(item, place)
+        if problem is None and plan.land_fraction is None and plan.grid.is_global:
+            area = plan.grid.cell_area
+            if area[_held(item)].sum() > EVERYWHERE * area.sum():
+                # Without this, oceans would count as land wherever the model writes something.
+                return Problem(
+                    place,
+                    item.variable.name,
+                    "values over land and sea alike",
+                    "missing values over the sea, or a land fraction",
+                    "Name the model's land fraction in the map: land_fraction: <native name>.",
+                    rule="land-unknown",
+                )
+        return problem
 
     def _publish(self, work: _Work, good: Sequence[str], report: Mapping[str, Any]) -> None:
         groups = [g for g in work.groups if set(members_of(self.plan, g)) & set(good)]
@@ -621,9 +633,8 @@ def _source(variable_map: VariableMap) -> dict[str, str]:
 def _attributes(plan: VariablePlan) -> dict[str, Any]:
     """CF attributes of a variable in the store, with where it comes from."""
     attributes: dict[str, Any] = dict(plan.variable.cf_attributes())
-    if plan.entry.expression is not None:
-        attributes["derived_from"] = plan.entry.expression.text
-    else:
+    attributes |= plan.attributes
+    if plan.entry.expression is None:
         attributes["original_name"] = plan.entry.source
         assert plan.timeline is not None
         units = plan.entry.units or plan.timeline.header.units
@@ -643,7 +654,7 @@ def _variable_report(item: VariablePlan) -> dict[str, Any]:
         "source": item.entry.source,
         "units": None if item.timeline is None else item.timeline.header.units,
         "derived_from": item.entry.derive,
-        "per": item.entry.per,
+        "per": item.per,
         "frequency": item.frequency,
         "files": sorted(set(files)),
     }

@@ -6,24 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
-from callmip_global.harmonize.checks import tolerated, unflagged_fill
-from callmip_global.harmonize.native import Timeline
-from callmip_global.harmonize.planning import RunPlan, VariablePlan
-from callmip_global.timeaxis import MonthAxis, month_axis
-from callmip_global.units import Conversion
+from callmip_global.harmonize.checks import tolerated
+from callmip_global.harmonize.fills import stray_sentinel
+from callmip_global.harmonize.planning import LOST, ZERO_SEA, RunPlan, VariablePlan, astray
+from callmip_global.timeaxis import MonthAxis
 
 Array = NDArray[np.float64]
 
-LOST = 1e-3
-"""Share of a per-cell variable's integral that may lie where the land fraction is 0."""
-
 
 class Block:
-    """The values of some steps: every variable made once, kept while a derivation needs it."""
+    """The values of some steps: every variable made once, kept while a derivation needs it.
+
+    axis : the steps, all of one frequency;  region : which they are of the wanted ones
+    fraction : (nlat, nlon) land fraction that integrals are taken with
+    """
 
     def __init__(self, plan: RunPlan, axis: MonthAxis, region: slice, fraction: Array) -> None:
         self.plan, self.axis, self.region = plan, axis, region
         self.weights = plan.grid.cell_area * fraction
+        self.sea = None if plan.land_fraction is None else plan.land_fraction == 0.0
         self.kept: dict[str, Array] = {}
         self.needed = {
             n for p in plan.plans.values() if p.entry.expression for n in p.entry.expression.names
@@ -34,79 +35,120 @@ class Block:
         plan = self.plan.plans[name]
         if problems.get(name):
             return None
-        if plan.entry.expression is not None:
-            if any(needed not in self.kept for needed in plan.entry.expression.names):
-                return None
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.asarray(plan.entry.expression.evaluate(self.kept), dtype=np.float64)
-        else:
-            try:
+        try:
+            if plan.entry.expression is not None:
+                if any(needed not in self.kept for needed in plan.entry.expression.names):
+                    return None
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    values = np.asarray(plan.entry.expression.evaluate(self.kept), dtype=np.float64)
+            else:
                 values = self.converted(plan, self.region)
-            except DataError as error:
-                problems[name] = list(error.problems)
-                return None
-        plan.summary.add(values, self.weights, plan.variable)
-        if self.axis.frequency == "mon":
-            months = [month for _, month in self.axis.periods]
-            plan.summary.seasons.add(values, self.weights, self.plan.grid.lat, months)
+            self._count(plan, values)
+        except DataError as error:
+            problems[name] = list(error.problems)
+            return None
         if name in self.needed:
             self.kept[name] = values
         return values
 
+    def _count(self, plan: VariablePlan, values: Array) -> None:
+        """Add the values to the summary. DataError for a fill value among them."""
+        var, summary = plan.variable, plan.summary
+        summary.add(values, self.weights, var, self._other_weights(plan))
+        if self.axis.frequency == "mon":
+            months = [month for _, month in self.axis.periods]
+            summary.seasons.add(values, self.weights, self.plan.grid.lat, months)
+        low, high = tolerated(var)
+        if plan.timeline is None or (summary.low >= low and summary.high <= high):
+            return
+        found = stray_sentinel(values, lambda v: plan.converted(v, self.axis), (low, high))
+        if found is not None:
+            where, native = plan.timeline.files[0].origin, plan.timeline.name
+            said = f"{found[0]:g} as {found[1]} of the values of {_span(self.axis)}"
+            remedy = (
+                "Set the attribute _FillValue to it, or write one value for all that is missing."
+            )
+            wanted = "a fill value that an attribute names, or the same cells in every step"
+            raise DataError(Problem(where, native, said, wanted, remedy, "fill-changes"))
+
+    def _other_weights(self, plan: VariablePlan) -> Array | None:
+        """Weights of the totals as they are if the values are per the other area after all."""
+        fraction = self.plan.land_fraction
+        if fraction is None or plan.variable.kind == "state":
+            return None
+        area = self.plan.grid.cell_area
+        # Values that were divided by the fraction are multiplied by it to be what they were.
+        return area * fraction**2 if plan.per == "cell" else np.where(fraction > 0.0, area, 0.0)
+
     def converted(self, plan: VariablePlan, steps: slice) -> Array:
-        """(n, nlat, nlon) of a native variable in store units, per land area."""
+        """(n, nlat, nlon) of a native variable in store units, per land area.
+
+        DataError where the values cannot be read, and where they do not bear out what the first
+        step showed.
+        """
         timeline = plan.timeline
         assert timeline is not None
-        values = timeline.read(steps, plan.entry.select)
-        conversion, var = plan.conversion, plan.variable
-        assert conversion is not None
+        values = plan.read(steps)
         axis = timeline.axis.part(steps)
-        scale = plan.entry.sign * plan.entry.factor
-        low, high = tolerated(var)
-        days = _period_days(axis, conversion)
+        if plan.fill is not None:
+            held = values == plan.fill.value
+            if not np.array_equal(held, np.broadcast_to(plan.fill.cells, held.shape)):
+                differ = np.flatnonzero((held != plan.fill.cells).any(axis=(1, 2)))
+                first = axis.part(slice(int(differ[0]), int(differ[0]) + 1))
+                cells = int((held[differ[0]] != plan.fill.cells).sum())
+                found = (
+                    f"{plan.fill.value:g} in {_span(first)} not where it is at first, {cells} cells"
+                )
+                remedy = "Set the attribute _FillValue to what means missing."
+                wanted = "a fill value that an attribute names, or the same cells in every step"
+                where = timeline.files[0].origin
+                raise DataError(
+                    Problem(where, timeline.name, found, wanted, remedy, "fill-changes")
+                )
+            np.copyto(values, np.nan, where=plan.fill.cells)
+        return self._per_land(plan, plan.converted(values, axis), axis)
 
-        def convert(native: Array) -> Array:
-            return conversion.apply(native, days[: native.shape[0]]) * scale
-
-        def plausible(value: float) -> bool:
-            return low <= float(convert(np.array([[[value]]]))[0, 0, 0]) <= high
-
-        unflagged = unflagged_fill(values, plausible)
-        if unflagged is not None:
-            values[:, unflagged[1]] = np.nan
-            cells = int(unflagged[1].sum())
-            plan.fixes["fill"] = f"{unflagged[0]:g} without attribute set to missing, {cells} cells"
-        return self._per_land(plan, convert(values), timeline)
-
-    def _per_land(self, plan: VariablePlan, values: Array, timeline: Timeline) -> Array:
-        fraction = self.plan.land_fraction
-        if fraction is None:
+    def _per_land(self, plan: VariablePlan, values: Array, axis: MonthAxis) -> Array:
+        fraction, sea = self.plan.land_fraction, self.sea
+        if fraction is None or sea is None:
             return values
-        sea = fraction == 0.0
-        if plan.entry.per == "cell" and plan.variable.kind != "state":
+        assert plan.timeline is not None
+        over_sea = values[:, sea]
+        held = np.isfinite(over_sea)
+        if plan.per == "cell" and plan.variable.kind != "state":
             mass = np.abs(np.nan_to_num(values)).sum(axis=0) * self.plan.grid.cell_area
             lost = float(mass[sea].sum() / mass.sum()) if mass.sum() else 0.0
             if lost > LOST:
-                where = timeline.files[0].origin
-                found = f"{100 * lost:.2g} % of the integral in cells without land"
-                remedy = "Is it per land area (per: land), or the land fraction another grid's?"
-                raise DataError(Problem(where, timeline.name, found, "nothing there", remedy))
+                raise astray(plan, lost)
             with np.errstate(divide="ignore", invalid="ignore"):
-                values = values / fraction
+                values /= fraction
             plan.fixes["per-cell"] = "divided by the land fraction, to values per land area"
-        held = int(np.isfinite(values[:, sea]).any(axis=0).sum())
-        if held:
-            plan.fixes["sea"] = f"set to missing where the land fraction is 0, {held} cells"
-        values[:, sea] = np.nan
+        if held.any():
+            if plan.zero_sea:
+                zeros = int((over_sea == 0.0).sum())
+                if zeros <= ZERO_SEA * int(held.sum()):
+                    found = (
+                        f"other values than 0 over the sea in {_span(axis)}, 0 in the first step"
+                    )
+                    remedy = "Write missing values where there is no land."
+                    where, wanted = plan.timeline.files[0].origin, "0 or missing over the sea"
+                    raise DataError(
+                        Problem(where, plan.timeline.name, found, wanted, remedy, "sea-changes")
+                    )
+            else:
+                cells = int(held.any(axis=0).sum())
+                plan.fixes["sea"] = f"set to missing where the land fraction is 0, {cells} cells"
+            np.copyto(values, np.nan, where=sea)
+        elif plan.per == "cell":
+            np.copyto(values, np.nan, where=sea)
         return values
 
 
-def _period_days(axis: MonthAxis, conversion: Conversion) -> Array:
-    """(n,) length of the month or year each step lies in; of a mean month for annual values."""
-    if conversion.per == "month" and axis.frequency == "yr":
-        return axis.lengths_days / 12.0
-    if conversion.per != "year" or axis.frequency == "yr":
-        return axis.lengths_days
-    first, last = axis.years
-    lengths = month_axis((first, last), axis.calendar, "yr").lengths_days
-    return np.array([lengths[year - first] for year, _ in axis.periods])
+def _span(axis: MonthAxis) -> str:
+    """The periods in words: 2003, 2003-05 or 2003-05 to 2004-04."""
+
+    def said(period: tuple[int, int]) -> str:
+        return f"{period[0]}" if axis.frequency == "yr" else f"{period[0]}-{period[1]:02d}"
+
+    first, last = said(axis.periods[0]), said(axis.periods[-1])
+    return first if first == last else f"{first} to {last}"

@@ -2,7 +2,8 @@
 
 Every variable has exactly one of three origins: a native variable (``source``), a derivation from
 other variables of the map (``derive``), or the declaration that the model does not have it
-(``absent``, with the reason). What is read from YAML is in ``callmip_global.config.variable_map``.
+(``absent``, with the reason). What is read from YAML is in ``callmip_global.config.variable_map``;
+what the files themselves can add to a map is in ``callmip_global.harmonize.resolve``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from callmip_global.errors import DataError, Problem
+from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.derive import Expression, parse_expression
 from callmip_global.units import Substance, convert_factor
 from callmip_global.variables import Variable, requested_variables, variable_table
@@ -20,29 +22,44 @@ from callmip_global.variables import Variable, requested_variables, variable_tab
 Per = Literal["land", "cell"]
 
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class VariableSource:
-    """Where one variable comes from: exactly one of ``source``, ``derive``, ``absent``.
+    """Where one variable comes from: exactly one of ``source``, ``derive``, ``absent``, ``refuse``.
 
-    ``source``: native name in the files. ``units``: native units; None takes the file's own.
-    ``factor``, ``sign``: the converted values are multiplied by both. ``per``: the native value is
-    per m2 of land, or per m2 of the whole cell (then fluxes and pools are divided by the land
-    fraction: stores always hold values per land area). ``select``: indices along extra dimensions,
-    such as soil layers; several indices are summed. ``depth_m``: bounds of the selected layers.
+    ``source``: native name in the files; ``names``: other names it goes by, of which the files may
+    hold one instead. ``units``: native units; None takes the file's own. ``factor``, ``sign``: the
+    converted values are multiplied by both; ``sign_stated``: the map says so, be it 1. ``per``: the
+    native value is per m2 of land, or per m2 of the whole cell (then fluxes and pools are divided
+    by the land fraction: stores always hold values per land area); None where nobody says.
+    ``select``: indices along extra dimensions, such as soil layers; several indices are summed.
+    ``last_share``: the share that the last selected layer counts with. ``depth_m``: bounds of the
+    selected layers. ``cover``: native name of the area fractions of plant types or tiles, with
+    which their values are averaged. ``found``: rule -> why the files themselves gave this entry.
+    ``refuse``: why the variable cannot be had, though something in the files speaks of it.
     """
 
     source: str | None = None
+    names: tuple[str, ...] = ()
     units: str | None = None
     factor: float = 1.0
     sign: Literal[1, -1] = 1
-    per: Per = "land"
+    sign_stated: bool = False
+    per: Per | None = "land"
     select: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    last_share: float = 1.0
     depth_m: tuple[float, float] | None = None
+    cover: str | None = None
     derive: str | None = None
     absent: str | None = None
+    found: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    refuse: Problem | None = None
 
     def __post_init__(self) -> None:
-        given = [key for key in ("source", "derive", "absent") if getattr(self, key) is not None]
+        origins = ("source", "derive", "absent", "refuse")
+        given = [key for key in origins if getattr(self, key) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"exactly one of source, derive, absent is wanted, found {found}")
@@ -61,12 +78,19 @@ class VariableMap:
 
     ``calendar``: declared where the files have none. ``land_fraction``: native name of the land
     fraction of each cell (1 or %), without which a cell that ever holds a value counts as all land.
-    ``lines``: line of each entry in ``where``, for messages.
+    ``cover``: native name of the area fractions of plant types or tiles, for every entry that needs
+    one. ``per``: what values are per, where no entry says it. ``well_known``: requested variables
+    without an entry go by the names that the variable table knows. ``declared``: what the group
+    declares beside the map. ``lines``: line of each entry in ``where``, for messages.
     """
 
     entries: Mapping[str, VariableSource]
     calendar: str | None = None
     land_fraction: str | None = None
+    cover: str | None = None
+    per: Per | None = None
+    well_known: bool = False
+    declared: Declared = field(default_factory=Declared)
     where: str = "variable map"
     lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -84,8 +108,11 @@ class VariableMap:
     @property
     def native_names(self) -> tuple[str, ...]:
         """Native names the files must hold, each once, in the map's order."""
-        names = [e.source for e in self.entries.values() if e.source is not None]
-        return tuple(dict.fromkeys([*names, *([self.land_fraction] if self.land_fraction else [])]))
+        names: list[str | None] = []
+        for entry in self.entries.values():
+            names += [entry.source, *entry.names, entry.cover]
+        names += [self.land_fraction, self.cover]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def closure(self, names: Iterable[str]) -> tuple[str, ...]:
         """``names`` and everything their derivations need, sources first.
@@ -125,7 +152,7 @@ class VariableMap:
                 continue
             found += self._entry_problems(name, entry, table[name])
         names = requested_variables() if requested is None else requested
-        missing = [name for name in names if name not in self.entries]
+        missing = [n for n in names if n not in self.entries and not self.well_known]
         if missing:
             remedy = f'Add where each comes from, or e.g. "{missing[0]}: {{absent: <reason>}}".'
             wanted = "an entry for every requested variable"

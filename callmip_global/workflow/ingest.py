@@ -21,6 +21,7 @@ from callmip_global.grid import standard_grid
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.report import write_report
+from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
@@ -221,7 +222,7 @@ class _Ingest:
             return (native if native.exists() else None), entries_of(read_json(record))
         taken, entries = self._taken()
         inventory = Inventory.of(taken, self.manifest.declared)
-        variable_map = self.manifest.variable_map
+        variable_map = complete(self.manifest.variable_map, inventory.files)
         for origin, problems in inventory.problems.items():
             entries.append(refused(origin, "", "unreadable", problems))
         files = inventory.files
@@ -234,7 +235,7 @@ class _Ingest:
                 entries += refused_entries(name, [problem], files, variable_map)
         else:
             native.parent.mkdir(exist_ok=True)
-            entries += self._streamed(files, years, native)
+            entries += self._streamed(files, variable_map, years, native)
         walked = [str(path) for path in taken] + [file.origin for file in files]
         entries = accounted(entries, walked)
         write_json(record, entries_json(entries))
@@ -247,10 +248,14 @@ class _Ingest:
         return data, [Entry(str(path), "", "accepted", ("not-data",), said) for path in other]
 
     def _streamed(
-        self, files: Sequence[NativeFile], years: tuple[int, int], out: Path
+        self,
+        files: Sequence[NativeFile],
+        variable_map: VariableMap,
+        years: tuple[int, int],
+        out: Path,
     ) -> list[Entry]:
         """Entries of all variables; the store of those that can be had is then at ``out``."""
-        manifest, variable_map = self.manifest, self.manifest.variable_map
+        manifest = self.manifest
         entries: list[Entry] = []
         try:
             report = harmonize_files(

@@ -105,7 +105,8 @@ def test_a_map_is_found_beside_the_experiment_first_and_shipped_second(tmp_path:
 def test_masses_are_of_carbon_or_of_water() -> None:
     carbon = {n for n, v in variable_table().items() if substance_of(v) == "carbon"}
     water = {n for n, v in variable_table().items() if substance_of(v) == "water"}
-    assert carbon == {"nep", "gpp", "reco", "cLiveBioAbove", "cSoil", "ra", "rh", "cLeaf", "cStem"}
+    pools = {"cLiveBioAbove", "cSoil", "cLeaf", "cStem", "cWood"}
+    assert carbon == {"nep", "gpp", "reco", "ra", "rh", "npp", *pools}
     assert water == {"tran", "evspsblsoi", "mrso", "mrsos", "evspsbl"}
 
 
