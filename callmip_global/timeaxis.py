@@ -472,21 +472,20 @@ def days_of(where: str, name: str, values: NDArray[Any], units: str, calendar: s
     match = _SINCE.fullmatch(units)
     if match is None:
         raise _undecodable(where, name, units)
-    origin = reference_date(match.group(2))
-    since = match.group(2)
+    origin, since, shift = reference_date(match.group(2)), match.group(2), 0.0
     if origin is not None:
         (year, month, day), rest = origin
+        if year == 0 and not _year_zero(calendar):
+            # The year 0 of the Julian calendar has a leap day.
+            year, shift = 1, 366.0 if month <= 2 else 365.0
         since = f"{year:04d}-{month:02d}-{day:02d}{rest}"
-    zero = _year_zero(calendar) or (origin is not None and origin[0][0] == 0)
     try:
         dates = cftime.num2date(
             np.asarray(values, dtype=np.float64),
             f"{match.group(1)} since {since}".lower(),
             calendar,
-            has_year_zero=zero,
         )
-        days = cftime.date2num(dates, TIME_UNITS, calendar, has_year_zero=zero)
-        return np.asarray(days, dtype=np.float64)
+        return np.asarray(cftime.date2num(dates, TIME_UNITS, calendar), np.float64) - shift
     except (ValueError, OverflowError, TypeError) as error:
         raise _undecodable(where, name, units) from error
 

@@ -41,6 +41,7 @@ _CF_CALENDARS = (
     *("all_leap", "366_day", "360_day", "julian"),
 )
 _SINCE = re.compile(r"\s*(\w+)\s+since\s+(.+?)\s*", re.IGNORECASE)
+_SINCE_INSIDE = re.compile(r"(\w+)\s+since\s+(.+)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"\s*(day|month|year)s?\s+as\s+%Y(%m)?(%d)?\.?%f\s*", re.IGNORECASE)
 _WORDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "seconds"),
@@ -188,7 +189,7 @@ def _since(var: xr.Variable) -> str:
     stated = _stated_units(var)
     if _SINCE.fullmatch(stated) or _ABSOLUTE.fullmatch(stated):
         return stated
-    match = _SINCE.search(str(var.attrs.get("long_name", "")))
+    match = _SINCE_INSIDE.search(str(var.attrs.get("long_name", "")))
     word = _WORDS.get(match.group(1).lower()) if match else None
     agree = word is not None and (not stated or _WORDS.get(stated.lower()) == word)
     if match is None or not agree or reference_date(match.group(2)) is None:
@@ -326,11 +327,18 @@ def _tried(times: _Times, calendar: str) -> MonthAxis | None:
 
 
 def _is_steady(times: _Times, axis: MonthAxis) -> bool:
-    """Whether all stamps are equally far from the start, the middle, or the end of their period."""
+    """Whether all stamps are on one day of their period, at its middle, or at its end.
+
+    Equally far from the end, but days before it, is one day of the next month in another calendar.
+    """
     days = times.days(times.values, axis.calendar)
-    starts, ends = axis.bounds[:, 0], axis.bounds[:, 1]
-    spread = [float(np.ptp(days - at)) for at in (starts, ends, axis.time)]
-    return min(spread[:2]) <= _STEADY or spread[2] <= _STEADY_MIDDLES
+    from_start, to_end = days - axis.bounds[:, 0], axis.bounds[:, 1] - days
+    from_middle = days - axis.time
+    return bool(
+        np.ptp(from_start) <= _STEADY
+        or (np.ptp(to_end) <= _STEADY and to_end.max() <= 1.0 + _STEADY)
+        or np.abs(from_middle).max() <= _STEADY_MIDDLES
+    )
 
 
 def _epoch(times: _Times) -> None:
