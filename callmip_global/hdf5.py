@@ -325,7 +325,7 @@ class Chunked:
         last = min(steps[1], self.shape[0]) if self.shape else 1
         said = f"{what} (steps {steps[0] + 1} to {last} of the first dimension) {found}"
         return DataError(
-            Problem(self.path, self.name, said, "an undamaged file", _REMEDY, "damaged-chunk")
+            Problem(self.path, self.name, said, "an undamaged file", _REMEDY, rule="damaged")
         )
 
 

@@ -30,6 +30,8 @@ from callmip_global.timeaxis import Frequency, MonthAxis, month_axis
 DEFAULT_FILL = 9.969209968386869e36
 """NetCDF's own fill value for floats: missing even where no attribute says so."""
 
+_PACKING = {"scale_factor": 1.0, "add_offset": 0.0}
+
 Array = NDArray[np.float64]
 Period = tuple[int, int]
 Note = tuple[str, str]
@@ -517,7 +519,14 @@ def _read_layers(
     attributes = file.variables[name].attributes
     lead = [d for d in field_.dims if d not in ("lat", "lon")]
     order = [d for d in lead if d == file.time_dim] + [d for d in lead if d != file.time_dim]
-    values = decoded(field_.transpose(*order, "lat", "lon").values, attributes)
+    try:
+        values = decoded(field_.transpose(*order, "lat", "lon").values, attributes)
+    except (TypeError, ValueError):
+        packing = [f"{k} {attributes[k]!r}" for k in _PACKING if k in attributes]
+        remedy = "Correct the attributes; what is packed cannot be told from the values."
+        raise DataError(
+            Problem(where, name, ", ".join(packing), "numbers", remedy, rule="packing")
+        ) from None
     shape = (values.shape[0] if order[:1] == [file.time_dim] else 1, -1, *values.shape[-2:])
     by_layer: Array = values.reshape(shape)
     return by_layer
@@ -531,7 +540,10 @@ def _raw(file: NativeFile, name: str, index: tuple[slice | list[int], ...]) -> N
         try:
             raw = found.read(box)
         except DataError as error:
-            raise DataError(replace(p, where=file.origin) for p in error.problems) from None
+            said = _where_damaged(file, name, index)
+            raise DataError(
+                replace(p, where=file.origin, found=f"{p.found}{said}") for p in error.problems
+            ) from None
         for axis, i in enumerate(index):
             if not isinstance(i, slice):
                 raw = raw.take([k - min(i) for k in i], axis)
@@ -601,8 +613,9 @@ def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
     values: Array = raw.astype(np.float64)
     if raw.dtype.kind == "f":
         missing |= raw == raw.dtype.type(DEFAULT_FILL)
-    values *= float(attributes.get("scale_factor", 1.0))
-    values += float(attributes.get("add_offset", 0.0))
+    scale, offset = (attributes.get(key, usual) for key, usual in _PACKING.items())
+    values *= float(scale)
+    values += float(offset)
     values[missing] = np.nan
     return values
 
