@@ -116,6 +116,7 @@ _ALL = (
     Rule("zarr-chunks", "warn", "Chunks not stored are read as 0.", "The fill value is 0."),
     Rule("zarr-chunks-lost", "refuse", "Not used.", "Chunks before and after are there."),
     # --- values
+    Rule("packing", "refuse", "Not used.", "Its scale factor or offset is no number."),
     Rule("units", "fix", "Values are converted to the protocol's units.", "Units are stated."),
     Rule("name", "fix", "The variable is taken by another name.", "It is the only one it has."),
     Rule("ambiguous", "refuse", "The variable is refused.", "Two native names could be it."),
