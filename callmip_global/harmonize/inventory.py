@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from callmip_global.errors import DataError, Problem, UsageError
@@ -19,6 +19,7 @@ from callmip_global.harmonize.contents import Contents, contents
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.integrity import check, is_netcdf, is_zarr, stub_problem
 from callmip_global.harmonize.naming import READABLE, Row, classify, same_name, unpacked_name
+from callmip_global.harmonize.native import Inventory
 from callmip_global.harmonize.unpack import NoMemberError, unpack
 from callmip_global.parallel import in_threads, run_units
 
@@ -73,6 +74,18 @@ class Taken:
     files: tuple[Found, ...]
     refused: tuple[tuple[str, Problem], ...]
     notes: tuple[tuple[str, str, str], ...]
+
+    def headers(self, declared: Declared) -> Inventory:
+        """Headers of the files, each with the notes of how it was had and without the variables
+        that another file was named for."""
+        inventory = Inventory.of(self.files, declared)
+        by_origin = {found.origin: found for found in self.files}
+        for i, file in enumerate(inventory.files):
+            found = by_origin[file.origin]
+            kept = {n: v for n, v in file.variables.items() if n not in found.without}
+            notes = (*found.notes, *file.notes)
+            inventory.files[i] = replace(file, variables=kept, notes=notes)
+        return inventory
 
 
 def take(
@@ -191,12 +204,7 @@ def _item(path: Path, relative: str, label: str, *, given: bool) -> _Item:
     row = classify(label, size)
     # Whether it is forcing or an old copy is for the folders inside of the submission to say.
     kind = classify(relative, size).kind
-    return _Item(path, relative, _replaced(row, kind=kind), given, odd)
-
-
-def _replaced(row: Row, **changes: object) -> Row:
-    values = {**row.__dict__, **changes}
-    return Row(**values)
+    return _Item(path, relative, replace(row, kind=kind), given, odd)
 
 
 def _matches(relative: str, patterns: Iterable[str]) -> bool:
@@ -281,7 +289,10 @@ def _size(path: Path) -> int:
 
 @dataclass
 class _Candidate:
-    """A file that could be harmonized. ``named``: by ``use``; ``without``: others were named for."""
+    """A file that could be harmonized.
+
+    ``named``: by ``use``; ``without``: fields that other files were named for.
+    """
 
     item: _Item
     found: Found
@@ -374,7 +385,7 @@ class _Taking:
         ]
         if not _SIMULATION.fullmatch(self.simulation):
             found = found[1:]
-        for key, said, folder, wanted in found:
+        for key, said, folder, wanted in (f for f in found if f[3]):
             both = bool(said and folder) and said != folder
             if both and wanted in (said, folder):
                 problem = Problem(
@@ -398,7 +409,8 @@ class _Taking:
         return True
 
     def _knows(self, prefix: str) -> bool:
-        return any(same_name(prefix, known) for known in (self.model, *self.declared.prefixes))
+        known = (self.model, *self.declared.prefixes)
+        return not self.model or any(same_name(prefix, name) for name in known)
 
     def _has_known_prefix(self, item: _Item, prefix: str) -> bool:
         if self._knows(prefix):
@@ -486,11 +498,7 @@ class _Taking:
         self._use()
         self._refuse_stubs()
         self._refuse_copies()
-        files = [
-            Found(f.path, f.origin, f.size, f.notes, tuple(sorted(c.without)))
-            for c in self.candidates
-            for f in [c.found]
-        ]
+        files = [replace(c.found, without=tuple(sorted(c.without))) for c in self.candidates]
         return Taken(
             tuple(sorted(files, key=lambda f: f.origin)),
             tuple(sorted(self.refused, key=lambda r: r[0])),
@@ -586,7 +594,7 @@ class _Taking:
 
 
 def _with_note(found: Found, note: Note) -> Found:
-    return Found(found.path, found.origin, found.size, (*found.notes, note), found.without)
+    return replace(found, notes=(*found.notes, note))
 
 
 def _copy_problem(candidate: _Candidate, other: str, name: str) -> Problem:
