@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from callmip_global.benchmark.product import Product
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid, grid_of
+from callmip_global.hdf5 import open_dataset
 from callmip_global.store import is_per_land, unmasked_fill
 from callmip_global.timeaxis import (
     MonthAxis,
@@ -27,17 +28,22 @@ from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
 Period = tuple[int, int]
+Box = tuple[slice, slice]
 Opener = Callable[[], xr.Dataset]
 # From the numbers of one step, its period, the frequency and the calendar; None: as they are.
 Convert = Callable[[NDArray[Any], Period, str, str], Array] | None
+
+# What a store holds in one chunk.
+_YEARS_AT_ONCE = 5
 
 
 class Series(Protocol):
     """What the comparison needs of a product or of a run.
 
     ``periods``: (year, month) of each step, ascending, the month of annual steps 1. ``read`` gives
-    (T, nlat, nlon) floats in ``grid`` order, NaN where missing. ``land``: land fraction (nlat,
-    nlon) in [0, 1] where the values are means over land and the file knows it.
+    (T, nlat, nlon) floats in ``grid`` order, NaN where missing, or the rows and columns of ``box``
+    alone. ``land``: land fraction (nlat, nlon) in [0, 1] where the values are means over land and
+    the file knows it. ``chunk``: rows and columns that are stored together.
     """
 
     where: str
@@ -46,8 +52,9 @@ class Series(Protocol):
     periods: tuple[Period, ...]
     grid: Grid
     land: Array | None
+    chunk: tuple[int, int]
 
-    def read(self, periods: Sequence[Period]) -> NDArray[Any]: ...
+    def read(self, periods: Sequence[Period], box: Box | None = None) -> NDArray[Any]: ...
 
     def close(self) -> None: ...
 
@@ -73,22 +80,29 @@ class FileSeries:
     name: str
     places: dict[Period, tuple[int, int]]
     dtype: np.dtype[Any]
+    chunk: tuple[int, int]
     convert: Callable[[Array, Period], Array] | None = field(repr=False)
     _open: tuple[int, xr.Dataset, SourceGrid] | None = field(default=None, repr=False)
 
-    def read(self, periods: Sequence[Period]) -> NDArray[Any]:
-        out = np.full((len(periods), *self.grid.shape), np.nan, self.dtype)
+    def read(self, periods: Sequence[Period], box: Box | None = None) -> NDArray[Any]:
+        rows, columns = box or (slice(None), slice(None))
+        shape = [
+            len(range(*cut.indices(n)))
+            for cut, n in zip((rows, columns), self.grid.shape, strict=True)
+        ]
+        out = np.empty((len(periods), *shape), self.dtype)
         wanted = [(*self.places[period], i) for i, period in enumerate(periods)]
         for part in sorted({place[0] for place in wanted}):
             ds, source = self._part(part)
             da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), self.where))
             steps = [step for p, step, _ in wanted if p == part]
-            rows = [i for p, _, i in wanted if p == part]
+            places = [i for p, _, i in wanted if p == part]
             if _time_dim(ds) in da.dims:
                 first, last = steps[0], steps[-1]
                 run = steps == list(range(first, last + 1))
                 # A slice is read chunk by chunk, a list of indices cell by cell.
                 da = da.isel({_time_dim(ds): slice(first, last + 1) if run else steps})
+            da = da.isel(lat=rows, lon=columns)
             try:
                 values = np.asarray(da.values)
             except (OSError, RuntimeError, ValueError) as error:
@@ -100,7 +114,7 @@ class FileSeries:
                 found = f"{fill:g}, which no attribute calls missing"
                 remedy = f"Name it first: ncatted -a _FillValue,{self.name},o,f,{fill:g} FILE"
                 raise DataError(Problem(self.where, self.name, found, "missing values", remedy))
-            out[rows] = values.reshape(len(steps), *self.grid.shape)
+            out[places] = values.reshape(len(steps), *shape)
         if self.convert is not None:
             for i, period in enumerate(periods):
                 out[i] = self.convert(out[i], period)
@@ -133,19 +147,24 @@ class AnnualSeries:
         self.calendar = self.monthly.calendar
         self.grid = self.monthly.grid
         self.land = self.monthly.land
+        self.chunk = self.monthly.chunk
         months = set(self.monthly.periods)
         years = sorted({year for year, _ in months})
         self.periods: tuple[Period, ...] = tuple(
             (year, 1) for year in years if all((year, m) in months for m in range(1, 13))
         )
 
-    def read(self, periods: Sequence[Period]) -> Array:
-        out = np.full((len(periods), *self.grid.shape), np.nan)
-        for i, (year, _) in enumerate(periods):
-            months = [(year, m) for m in range(1, 13)]
+    def read(self, periods: Sequence[Period], box: Box | None = None) -> Array:
+        parts = []
+        for start in range(0, len(periods), _YEARS_AT_ONCE):
+            months = [
+                (year, month)
+                for year, _ in periods[start : start + _YEARS_AT_ONCE]
+                for month in range(1, 13)
+            ]
             lengths = np.array([days_of(month, "mon", self.calendar) for month in months])
-            out[i] = annual_mean(self.monthly.read(months), lengths)[0]
-        return out
+            parts.append(annual_mean(self.monthly.read(months, box), lengths))
+        return np.concatenate(parts).astype(np.float64)
 
     def close(self) -> None:
         self.monthly.close()
@@ -201,6 +220,7 @@ def file_series(
     calendar, name, land = "standard", "", None
     convert: Convert = None
     dtype: np.dtype[Any] = np.dtype(np.float64)
+    chunk = (0, 0)
     for index, (opener, at) in enumerate(zip(openers, places, strict=True)):
         with _opened(opener, at) as ds:
             own_name = _variable_name(ds, source, variable, at)
@@ -212,6 +232,7 @@ def file_series(
                 if convert is None and ds[name].dtype == np.float32:
                     dtype = np.dtype(np.float32)
                 land = _land_fraction(ds, grid, at) if is_per_land(ds[name]) else None
+                chunk = _stored_together(ds[name], grid)
             elif grid.grid.shape != first.grid.shape or own_name != name:
                 raise DataError(
                     Problem(
@@ -261,10 +282,18 @@ def file_series(
         name=name,
         places=periods,
         dtype=dtype,
+        chunk=chunk,
         convert=None
         if final is None
         else lambda values, period: final(values, period, frequency, used_calendar),
     )
+
+
+def _stored_together(da: xr.DataArray, grid: SourceGrid) -> tuple[int, int]:
+    """Rows and columns of a chunk; those of the map where that is not known."""
+    chunks = da.encoding.get("preferred_chunks") or {}
+    rows, columns = grid.grid.shape
+    return int(chunks.get(grid.lat_dim, rows)), int(chunks.get(grid.lon_dim, columns))
 
 
 def file_opener(path: Path) -> Opener:
@@ -272,7 +301,7 @@ def file_opener(path: Path) -> Opener:
 
     def open_file() -> xr.Dataset:
         # Times are decoded by timeaxis, which knows the units that xarray refuses.
-        return xr.open_dataset(path, decode_times=False, mask_and_scale=True, cache=False)
+        return open_dataset(path)
 
     return open_file
 

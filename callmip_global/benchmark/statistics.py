@@ -17,7 +17,86 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.compiled import compiled
+
 Array = NDArray[np.float64]
+
+
+@compiled
+def _common(reference: NDArray[Any], models: NDArray[Any]) -> NDArray[np.bool_]:
+    """(T, N): where the reference and every model have a value."""
+    n_steps, n_cells = reference.shape
+    valid = np.empty((n_steps, n_cells), np.bool_)
+    for t in range(n_steps):
+        row = valid[t]
+        for i in range(n_cells):
+            row[i] = np.isfinite(reference[t, i])
+        for k in range(models.shape[0]):
+            for i in range(n_cells):
+                row[i] &= np.isfinite(models[k, t, i])
+    return valid
+
+
+@compiled
+def _accumulate(
+    reference: NDArray[Any],
+    models: NDArray[Any],
+    valid: NDArray[np.bool_],
+    days: Array,
+    slots: NDArray[np.int64],
+    guess_reference: Array,
+    guess_model: Array,
+    count: NDArray[np.int64],
+    weight: Array,
+    sum_reference: Array,
+    sum_model: Array,
+    square_reference: Array,
+    square_model: Array,
+    product: Array,
+) -> None:
+    """Add the valid steps of a block to the sums of ``PairSums``, in the order of time."""
+    n_steps, n_cells = reference.shape
+    departure = np.empty(n_cells)
+    for t in range(n_steps):
+        length, slot = days[t], slots[t]
+        for i in range(n_cells):
+            if valid[t, i]:
+                r = reference[t, i] - guess_reference[i]
+                departure[i] = length * r
+                count[slot, i] += 1
+                weight[slot, i] += length
+                sum_reference[slot, i] += departure[i]
+                square_reference[i] += departure[i] * r
+        for k in range(models.shape[0]):
+            for i in range(n_cells):
+                if valid[t, i]:
+                    m = models[k, t, i] - guess_model[k, i]
+                    weighted = length * m
+                    sum_model[k, slot, i] += weighted
+                    square_model[k, i] += weighted * m
+                    product[k, i] += departure[i] * m
+
+
+@compiled
+def regional_sums(
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    region: NDArray[np.int64],
+    area: Array,
+    out: Array,
+) -> None:
+    """Add area times value of every valid cell to ``out`` (regions, T).
+
+    Cell ``i`` lies in the regions ``region[first[i]:first[i + 1]]``, with these areas [m2].
+    """
+    n_steps, n_cells = values.shape
+    for t in range(n_steps):
+        for i in range(n_cells):
+            if valid[t, i]:
+                value = np.float64(values[t, i])
+                for j in range(first[i], first[i + 1]):
+                    out[region[j], t] += area[j] * value
 
 
 @dataclass(eq=False)
@@ -64,29 +143,31 @@ class PairSums:
             np.zeros((n_models, n_cells)),
         )
 
-    def add(self, reference: Any, models: Any, days: Any, slots: Any) -> None:
-        """Add a block of T steps.
+    def add(self, reference: Any, models: Any, days: Any, slots: Any) -> NDArray[np.bool_]:
+        """Add a block of T steps; returns which of its values count, (T, N).
 
         ``reference`` (T, N), ``models`` (K, T, N): NaN where missing. ``days`` (T,): length of the
         steps. ``slots`` (T,): 0-based calendar month, 0 for annual data.
         """
-        for t, (length, slot) in enumerate(zip(days, slots, strict=True)):
-            valid = np.isfinite(reference[t])
-            for model in models:
-                valid &= np.isfinite(model[t])
-            weight = np.where(valid, float(length), 0.0)
-            # Where a step does not count its departure is set to 0: NaN times 0 would stay NaN.
-            r = np.where(valid, reference[t] - self.guess_reference, 0.0)
-            self.count[slot] += valid
-            self.weight[slot] += weight
-            weighted_r = weight * r
-            self.sum_reference[slot] += weighted_r
-            self.square_reference += weighted_r * r
-            for k, model in enumerate(models):
-                m = np.where(valid, model[t] - self.guess_model[k], 0.0)
-                self.sum_model[k, slot] += weight * m
-                self.square_model[k] += weight * m * m
-                self.product[k] += weighted_r * m
+        reference, models = np.ascontiguousarray(reference), np.ascontiguousarray(models)
+        valid = _common(reference, models)
+        _accumulate(
+            reference,
+            models,
+            valid,
+            np.asarray(days, np.float64),
+            np.asarray(slots, np.int64),
+            self.guess_reference,
+            self.guess_model,
+            self.count,
+            self.weight,
+            self.sum_reference,
+            self.sum_model,
+            self.square_reference,
+            self.square_model,
+            self.product,
+        )
+        return valid
 
     def merged(self, other: PairSums) -> PairSums:
         """The sums of both blocks of time, about the guesses of this one."""

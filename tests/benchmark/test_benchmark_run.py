@@ -309,8 +309,11 @@ def test_a_bad_product_is_one_line_and_the_others_go_on(tmp_path, change, said):
     assert json.loads((tmp_path / "out" / "problems.json").read_text()) == summary["problems"]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "bytes changed"])
-def test_a_damaged_product_is_one_line(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [("cut short", "cannot be read"), ("bytes changed", "chunk 0, 0, 0 (steps 1 to 12")],
+)
+def test_a_damaged_product_is_one_line(tmp_path, damage, said):
     grid = Grid("g", np.linspace(-90, 90, 61), np.linspace(-180, 180, 81))
     truth = cycles(1, grid) + np.random.default_rng(0).normal(size=(12, *grid.shape))
     options = {"grid": grid, "years": (2001, 2001)}
@@ -329,7 +332,8 @@ def test_a_damaged_product_is_one_line(tmp_path, damage):
     run = write_run(tmp_path, truth, **options)
     summary = benchmark([run], [product], tmp_path / "out", frequencies=["mon"])
     assert len(summary["problems"]) == 1
-    assert "cannot be read" in summary["problems"][0]
+    assert said in summary["problems"][0]
+    assert "REF" in summary["problems"][0]
 
 
 def test_too_few_years_for_annual_scores_are_a_note_where_months_are_scored(tmp_path):
