@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -88,6 +88,14 @@ def check(
         Path | None,
         typer.Option("--variables", help="Variable map, if names are not the protocol's."),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Look as harmonize with this manifest would."),
+    ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option("--draft", metavar="PATH", help="Write a draft of the manifest there."),
+    ] = None,
     report: ReportOption = None,
 ) -> None:
     """Say what is wrong with files or stores, before they are handed in; changes nothing.
@@ -95,15 +103,33 @@ def check(
     Exit code 1 if anything would be refused.
     """
     from callmip_global.config.variable_map import load_variable_map
-    from callmip_global.harmonize.submission import check_path
+    from callmip_global.errors import Problem, UsageError
+    from callmip_global.files import write_atomic
+    from callmip_global.harmonize.draft import draft_manifest
+    from callmip_global.harmonize.submission import accounted, check_path
 
     require_paths(paths)
+    if manifest is not None:
+        from callmip_global.config.manifest import load_manifest
+        from callmip_global.workflow.ingest import check_manifest
+
+        if variables is not None or draft is not None:
+            remedy = "The manifest says it all."
+            raise UsageError(Problem("--manifest", found="--variables or --draft", remedy=remedy))
+        _finish(check_manifest(paths, load_manifest(manifest)), report)
+    if draft is not None and draft.exists():
+        raise UsageError(Problem("--draft", found=f"{draft}, which is there already"))
     variable_map = None if variables is None else load_variable_map(variables, requested=())
-    entries = [entry for path in paths for entry in check_path(path, variable_map)]
+    found = [check_path(path, variable_map) for path in paths]
+    entries = accounted((e for one in found for e in one.entries), ())
+    if draft is not None:
+        files = {file.origin: file for one in found for file in one.files}
+        write_atomic(draft, draft_manifest(list(files.values()), entries))
+        print(draft)
     _finish(entries, report)
 
 
-def _finish(entries: Sequence[Entry], report: Path | None) -> None:
+def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
     """Print what was refused or fixed, write the report, and leave with the exit code."""
     import sys
 

@@ -30,7 +30,7 @@ _ALL = (
     Rule("not-data", "note", "The file is not read.", "It matches no pattern of the manifest."),
     Rule("no-field", "note", "The file is not used.", "It has no field on latitudes, longitudes."),
     Rule("not-mapped", "note", "The field is not used.", "The variable map does not name it."),
-    Rule("land-fraction", "note", "It weights values per land area.", "The map names it."),
+    Rule("fractions", "note", "It weights other fields.", "Land or plant fractions, by name."),
     Rule("not-used", "note", "The file is not used.", "It holds none of the wanted periods."),
     Rule("unreadable", "refuse", "The file is refused.", "Its header cannot be read or believed."),
     Rule("file", "fix", "What kept the file from opening was left out.", "The rest is complete."),

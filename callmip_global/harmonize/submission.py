@@ -9,19 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 
 from callmip_global.errors import CallmipError, DataError, Problem
+from callmip_global.files import walk_files
 from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.declared import Declared
-from callmip_global.harmonize.native import NativeFile, scan
+from callmip_global.harmonize.inventory import Taken, take
+from callmip_global.harmonize.naming import READABLE, classify
+from callmip_global.harmonize.native import Inventory, NativeFile
 from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.run import check_values
-from callmip_global.harmonize.variable_map import VariableMap, VariableSource
-from callmip_global.store import is_per_land, open_store, store_info, value_fraction
+from callmip_global.harmonize.variable_map import VariableMap
+from callmip_global.store import (
+    FREQUENCIES,
+    is_per_land,
+    is_store,
+    open_store,
+    store_info,
+    value_fraction,
+)
 from callmip_global.units import same_units
 from callmip_global.variables import variable_table
 
@@ -85,9 +97,33 @@ def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> 
     return entries
 
 
+def opened(taken: Taken, declared: Declared) -> tuple[list[NativeFile], list[Entry]]:
+    """Headers of the files of a submission, and the entries of all its other files.
+
+    A file has, beside its own notes, those of how it was come by, and without the variables for
+    which the manifest names another one.
+    """
+    entries = [Entry(o, "", outcome_of([rule]), (rule,), said) for o, rule, said in taken.notes]
+    entries += [refused(origin, "", "unreadable", [problem]) for origin, problem in taken.refused]
+    inventory = Inventory.of(taken.files, declared)
+    for origin, problems in inventory.problems.items():
+        entries.append(refused(origin, "", "unreadable", problems))
+    found = {item.origin: item for item in taken.files}
+    files = []
+    for file in inventory.files:
+        item = found[file.origin]
+        said = "the manifest names another file for it; not read"
+        entries += [Entry(file.origin, n, "accepted", ("not-named",), said) for n in item.without]
+        kept = {n: v for n, v in file.variables.items() if n not in item.without}
+        files.append(replace(file, variables=kept, notes=(*file.notes, *item.notes)))
+    return files, entries
+
+
 def file_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
     """Entries of the fields that the map does not speak of, and of files without any field."""
     sources = {e.source for e in variable_map.entries.values()}
+    weights = {e.cover for e in variable_map.entries.values()}
+    weights |= {variable_map.land_fraction, variable_map.cover}
     entries = []
     for file in files:
         fields = file.data_variables()
@@ -95,8 +131,8 @@ def file_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list
             if name in sources:
                 continue
             label = f"{name} (native)" if name in variable_map.entries else name
-            if name == variable_map.land_fraction:
-                rule, said = "land-fraction", "the land fraction of every cell"
+            if name in weights:
+                rule, said = "fractions", "weights other fields, where they need it"
             elif file.time_dim in file.variables[name].dims:
                 rule, said = "not-mapped", "not in the variable map; not used"
             else:
@@ -145,7 +181,8 @@ def refused_entries(
 
 
 def check_files(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
-    """What harmonizing would make of files that belong together, without writing a store."""
+    """What harmonizing would make of the files of one run, without writing a store."""
+    variable_map = complete(variable_map, files)
     entries = file_entries(files, variable_map)
     for name in variable_map.delivered:
         try:
@@ -155,32 +192,6 @@ def check_files(files: Sequence[NativeFile], variable_map: VariableMap) -> list[
         else:
             entries += variable_entries({"variables": {name: report}}, files)
     return entries
-
-
-def check_file(
-    path: Path, variable_map: VariableMap | None = None, origin: str = ""
-) -> list[Entry]:
-    """Entries of one file: every variable of the map (default: protocol names) in it.
-
-    ``origin``: what the report calls it (default: its path).
-    """
-    declared = Declared(calendar=variable_map.calendar if variable_map else None)
-    try:
-        file = scan(path, declared, origin)
-    except DataError as error:
-        return [refused(origin or str(path), "", "unreadable", error.problems)]
-    return check_files([file], _map_of(file, variable_map))
-
-
-def _map_of(file: NativeFile, given: VariableMap | None) -> VariableMap:
-    """The part of the map that speaks of a file; without one, of the protocol's names in it."""
-    if given is None:
-        entries = {n: VariableSource(source=n) for n in variable_table() if n in file.variables}
-        fraction = "sftlf" if "sftlf" in file.variables else None
-        return VariableMap(entries, land_fraction=fraction, where=file.origin)
-    held = {n: e for n, e in given.entries.items() if e.source in file.variables}
-    fraction = given.land_fraction if given.land_fraction in file.variables else None
-    return replace(given, entries=held, land_fraction=fraction)
 
 
 def check_store(path: Path) -> list[Entry]:
@@ -237,24 +248,119 @@ def _store_problems(ds: Any, name: str, where: str) -> list[Problem]:
     return problems + ([problem] if problem else [])
 
 
-def check_path(path: Path, variable_map: VariableMap | None = None) -> list[Entry]:
-    """Entries of a file, a store, or everything in a folder. DataError for what is not there.
+@dataclass(frozen=True)
+class Checked:
+    """What checking found: entries, and the headers of all native files that could be read."""
 
-    Every file is looked at by itself; of a collection, the newest version of every store.
+    entries: list[Entry]
+    files: list[NativeFile]
+
+
+def check_submission(
+    paths: Sequence[Path],
+    variable_map: VariableMap,
+    declared: Declared,
+    *,
+    patterns: Sequence[str] = ("**/*.nc", "**/*.zarr"),
+    model: str = "",
+    simulation: str = "",
+    stage: str = "",
+) -> Checked:
+    """What harmonizing would make of one run's submission, by the same inventory and rules.
+
+    Nothing is written but what is packed, to a temporary folder. Without ``model``, ``simulation``
+    and ``stage`` nothing is held against the names of files and folders.
+    """
+    with TemporaryDirectory(prefix="callmip-check-") as folder:
+        taken = take(
+            paths,
+            patterns,
+            unpack_to=Path(folder),
+            declared=declared,
+            model=model,
+            simulation=simulation,
+            stage=stage,
+        )
+        files, entries = opened(taken, declared)
+        entries += check_files(files, variable_map)
+    return Checked(accounted(entries, (f.origin for f in files)), files)
+
+
+def check_path(path: Path, variable_map: VariableMap | None = None) -> Checked:
+    """Check a file, a store, or a folder of them. DataError for what is not there.
+
+    ``variable_map`` None takes the protocol's names and those that the variable table knows. The
+    files of a folder are looked at together, run by run where their names or folders say of which
+    simulation and stage they are. Of a collection, the newest version of every store is checked.
     """
     if not path.exists():
         raise DataError(Problem(str(path), found="nothing there"))
+    stores = _stores_in(path)
+    if stores == [path] or (path / "collection.json").is_file():
+        return Checked([entry for store in stores for entry in check_store(store)], [])
+    entries = [entry for store in stores for entry in check_store(store)]
+    native = [path] if not stores else _beside(path, stores)
+    checked = _check_runs(native, variable_map)
+    return Checked(accounted([*entries, *checked.entries], ()), checked.files)
+
+
+def _check_runs(paths: Sequence[Path], variable_map: VariableMap | None) -> Checked:
+    """The runs that names and folders tell of, each by itself; files that tell nothing in all."""
+    if variable_map is None:
+        variable_map = VariableMap({}, well_known=True, where="the names of variables")
+    declared = Declared(calendar=variable_map.calendar)
+    runs = _runs_of(paths) or [("", "")]
+    entries, files = list[Entry](), dict[str, NativeFile]()
+    for simulation, stage in runs:
+        one = check_submission(paths, variable_map, declared, simulation=simulation, stage=stage)
+        files |= {file.origin: file for file in one.files}
+        entries += one.entries
+    read = {entry.path for entry in entries if "other-run" not in entry.rules}
+    kept = [e for e in entries if "other-run" not in e.rules or e.path not in read]
+    return Checked(accounted(kept, ()), [files[origin] for origin in sorted(files)])
+
+
+def _runs_of(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """(simulation, stage) of all files that say so by their name or folder."""
+    found = set()
+    for path in paths:
+        names = [n for n, _ in walk_files(path)] if path.is_dir() else [""]
+        for name in names:
+            row = classify(f"{path.resolve().name}/{name}" if name else path.name, 1)
+            if row.kind in READABLE:
+                found.add((row.folder_simulation or row.simulation, row.folder_stage or row.stage))
+    simulations = {simulation for simulation, _ in found if simulation}
+    stages = {stage for _, stage in found if stage}
+    return sorted(
+        {
+            (simulation, stage)
+            for simulation, stage in found
+            if (simulation or not simulations) and (stage or not stages)
+        }
+    )
+
+
+def _stores_in(path: Path) -> list[Path]:
+    """The protocol stores at or below ``path``; of a collection the newest versions."""
+    if is_store(path):
+        return [path] if _is_harmonized(path) else []
     if path.is_file():
-        return check_file(path, variable_map)
-    if (path / "zarr.json").is_file():
-        return check_store(path)
-    stores = sorted(p.parent for p in path.rglob("zarr.json") if _outermost(p.parent, path))
-    files = [p for p in sorted(path.rglob("*")) if p.suffix in (".nc", ".nc4", ".cdf", ".gz")]
-    entries = [e for store in stores for e in check_store(store)]
-    return entries + [e for file in files for e in check_file(file, variable_map)]
+        return []
+    if (path / "collection.json").is_file():
+        return [store for store in sorted(path.glob("*.zarr")) if _is_harmonized(store)]
+    found = (p.parent for p in sorted(path.rglob("zarr.json")))
+    return [p for p in found if _is_harmonized(p)]
 
 
-def _outermost(store: Path, top: Path) -> bool:
-    """Whether no folder between ``store`` and ``top`` is a store itself (groups are folders)."""
-    between = store.relative_to(top).parents
-    return not any((top / p / "zarr.json").is_file() for p in between)
+def _is_harmonized(path: Path) -> bool:
+    """Whether a Zarr v3 group is a store of this tool's: with groups by frequency."""
+    return is_store(path) and any(is_store(path / frequency) for frequency in FREQUENCIES)
+
+
+def _beside(path: Path, stores: Sequence[Path]) -> list[Path]:
+    """Everything at or below ``path`` that is in none of the stores."""
+    if not any(path == store or path in store.parents for store in stores):
+        return [path]
+    if path in stores:
+        return []
+    return [found for child in sorted(path.iterdir()) for found in _beside(child, stores)]

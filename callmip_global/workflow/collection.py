@@ -79,10 +79,11 @@ class Collection:
                 if current.exists() and _stamped(current)[1] == content:
                     # Half removed it must not be taken for a finished store.
                     shutil.rmtree(made.rename(made.with_suffix(".same")))
+                    self._write_index()
                     return current
                 _write_stamp(made, self._next(made.name), content)
             self._put(made, current)
-            write_json(self.path / "collection.json", self.index())
+            self._write_index()
         return current
 
     def settle(self, work: Path) -> None:
@@ -96,7 +97,7 @@ class Collection:
                 )
                 if begun:
                     self._put(made, current)
-                    write_json(self.path / "collection.json", self.index())
+                    self._write_index()
 
     def index(self) -> dict[str, Any]:
         """What collection.json holds: name of the store -> its versions, the newest last."""
@@ -117,6 +118,9 @@ class Collection:
         return {
             name: sorted(found, key=lambda e: int(e["version"])) for name, found in entries.items()
         }
+
+    def _write_index(self) -> None:
+        write_json(self.path / "collection.json", self.index())
 
     def stores(self) -> dict[str, str]:
         """Name -> hash of the content of the newest versions that were published here."""

@@ -18,7 +18,8 @@ from callmip_global.config.manifest import Manifest
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import canonical_json, inside, read_json, text_hash, write_json
 from callmip_global.grid import standard_grid
-from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
+from callmip_global.harmonize.inventory import take
+from callmip_global.harmonize.native import NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.resolve import complete
@@ -26,9 +27,11 @@ from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
     accounted,
+    check_submission,
     entries_json,
     entries_of,
     file_entries,
+    opened,
     refused,
     refused_entries,
     variable_entries,
@@ -94,12 +97,13 @@ def _of_one_submission(by_run: Mapping[str, list[Entry]]) -> dict[str, list[Entr
 
     A file that none of them reads is the first one's.
     """
-    read = {e.path for entries in by_run.values() for e in entries if "not-data" not in e.rules}
+    unread = {"not-data", "other-run"}
+    read = {e.path for entries in by_run.values() for e in entries if not unread & {*e.rules}}
     told: set[str] = set()
     left: dict[str, list[Entry]] = {}
     for run, entries in by_run.items():
-        left[run] = [e for e in entries if "not-data" not in e.rules or e.path not in read | told]
-        told |= {e.path for e in left[run] if "not-data" in e.rules}
+        left[run] = [e for e in entries if not unread & {*e.rules} or e.path not in read | told]
+        told |= {e.path for e in left[run] if unread & {*e.rules}}
     return left
 
 
@@ -220,32 +224,31 @@ class _Ingest:
         record = self.work / "harmonized.json"
         if record.exists():
             return (native if native.exists() else None), entries_of(read_json(record))
-        taken, entries = self._taken()
-        inventory = Inventory.of(taken, self.manifest.declared)
-        variable_map = complete(self.manifest.variable_map, inventory.files)
-        for origin, problems in inventory.problems.items():
-            entries.append(refused(origin, "", "unreadable", problems))
-        files = inventory.files
+        manifest = self.manifest
+        taken = take(
+            self.submissions,
+            manifest.file.files,
+            unpack_to=self.work / "unpacked",
+            declared=manifest.declared,
+            model=manifest.file.model.name,
+            simulation=manifest.file.simulation,
+            stage=manifest.file.stage,
+            progress=lambda text, _share: self.progress(text, 0.0),
+        )
+        files, entries = opened(taken, manifest.declared)
+        variable_map = complete(manifest.variable_map, files)
         entries += file_entries(files, variable_map)
-        years = self.manifest.file.years or common_years(files, variable_map)
+        years = manifest.file.years or common_years(files, variable_map)
         if years is None:
-            place = self.manifest.path.name
-            problem = Problem(place, "years", "no whole year that all variables have")
+            problem = Problem(manifest.path.name, "years", "no whole year that all variables have")
             for name in variable_map.delivered:
                 entries += refused_entries(name, [problem], files, variable_map)
         else:
             native.parent.mkdir(exist_ok=True)
             entries += self._streamed(files, variable_map, years, native)
-        walked = [str(path) for path in taken] + [file.origin for file in files]
-        entries = accounted(entries, walked)
+        entries = accounted(entries, (file.origin for file in files))
         write_json(record, entries_json(entries))
         return (native if native.exists() else None), entries
-
-    def _taken(self) -> tuple[list[Path], list[Entry]]:
-        """Data files, and the entries of all other files."""
-        data, other = _files(self.submissions, self.manifest.file.files)
-        said = "matches no pattern of the manifest's files; not read"
-        return data, [Entry(str(path), "", "accepted", ("not-data",), said) for path in other]
 
     def _streamed(
         self,
@@ -303,7 +306,8 @@ def _walked(path: Path) -> Iterator[list[Any]]:
         return
     for folder, folders, names in os.walk(path):
         folders.sort()
-        for name in sorted(names):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in sorted(names + links):
             yield _seen(Path(folder, name), path)
 
 
@@ -313,6 +317,23 @@ def _seen(path: Path, top: Path) -> list[Any]:
         times = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         return [os.fsencode(path.relative_to(top)).hex(), *times]
     return [os.fsencode(path.relative_to(top)).hex()]
+
+
+def check_manifest(submissions: Sequence[Path], manifest: Manifest) -> list[Entry]:
+    """What `ingest` would say of a submission, as far as that shows without writing a store."""
+    by_run = {}
+    for one in manifest.runs:
+        file = one.file
+        by_run[run_name(one)] = check_submission(
+            submissions,
+            one.variable_map,
+            one.declared,
+            patterns=file.files,
+            model=file.model.name,
+            simulation=file.simulation,
+            stage=file.stage,
+        ).entries
+    return _together(_of_one_submission(by_run))
 
 
 def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tuple[int, int] | None:
@@ -333,20 +354,6 @@ def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tupl
             spans.append(span)
     first, last = max((s[0] for s in spans), default=1), min((s[1] for s in spans), default=0)
     return (first, last) if first <= last else None
-
-
-def _files(submissions: Sequence[Path], patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """(data files, all other files) of the submissions, sorted, each once."""
-    data: set[Path] = set()
-    everything: set[Path] = set()
-    for submission in submissions:
-        if submission.is_file():
-            data.add(submission)
-            continue
-        everything |= {p for p in submission.rglob("*") if p.is_file()}
-        for pattern in patterns:
-            data |= {p for p in submission.glob(pattern) if p.is_file()}
-    return sorted(data), sorted(everything - data)
 
 
 def _name(manifest: Manifest, grid: str) -> StoreName:

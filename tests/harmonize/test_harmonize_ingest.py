@@ -81,7 +81,7 @@ def test_every_file_and_every_variable_is_accounted_for_once(ingested: dict[str,
     assert {Path(e.path) for e in entries if e.path} == files
     outcome = {(Path(e.path).name, e.variable): (e.outcome, e.rules) for e in entries}
     assert outcome[("README.txt", "")] == ("accepted", ("not-data",))
-    assert outcome[("broken.nc", "")] == ("refused", ("unreadable",))
+    assert outcome[("broken.nc", "")] == ("refused", ("truncated",))
     assert outcome[("gpp.nc", "extra")] == ("accepted", ("not-mapped",))
     assert outcome[("gpp.nc", "gpp")] == ("fixed", ("latitude-order", "units"))
     assert outcome[("ts.nc", "ts")] == ("fixed", ("latitude-order",))
@@ -181,14 +181,14 @@ def test_check_finds_in_a_file_what_harmonizing_would(tmp_path: Path) -> None:
     good = write_native(tmp_path / "a.nc", {"gpp": (field(0, 2e-7), {"units": "kg m-2 s-1"})})
     bad = write_native(tmp_path / "b.nc", {"ts": (field(-20, 30), {"units": "K"})})
     text = write_native(tmp_path / "c.nc", {"gpp": (field(0, 20), {"units": "apples"})})
-    outcome = {Path(e.path).name: e for e in check_path(tmp_path)}
-    assert outcome[good.name].outcome == "fixed"
-    assert "degrees Celsius" in outcome[bad.name].message
-    assert "apples" in outcome[text.name].message
+    outcome = {path: check_path(path).entries[0] for path in (good, bad, text)}
+    assert outcome[good].outcome == "fixed"
+    assert "degrees Celsius" in outcome[bad].message
+    assert "apples" in outcome[text].message
 
 
 def test_check_reads_stores_and_folders_of_stores(ingested: dict[str, Any]) -> None:
-    entries = check_path(ingested["top"] / "collection")
+    entries = check_path(ingested["top"] / "collection").entries
     assert {e.outcome for e in entries} == {"accepted"}
     assert {(Path(e.path).name, e.variable) for e in entries} == {
         (group, name) for group in ("mon", "yr") for name in ("gpp", "ra", "ts")
