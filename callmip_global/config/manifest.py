@@ -90,7 +90,7 @@ class ManifestFile(Strictly):
     stage: StageName = Field(description="Prior or Posterior")
     scenario: Count | None = None
     member: Count | None = None
-    files: tuple[RelativePath, ...] = Field(("**/*.nc",), min_length=1)
+    files: tuple[RelativePath, ...] = Field(("**/*.nc", "**/*.zarr"), min_length=1)
     years: YearRange | None = None
     frequencies: tuple[Frequency, ...] = Field(("mon", "yr"), min_length=1)
     grids: tuple[GridName, ...] = Field(min_length=1, description="[0.5deg, 1deg, 2deg]")

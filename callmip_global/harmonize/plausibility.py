@@ -359,15 +359,15 @@ def _joins(item: Field) -> Said:
             worst = (how, join, words, ratio)
     if worst is not None:
         _, join, words, ratio = worst
-        before, after = _file_of(item, join - 1), _file_of(item, join)
+        one, two = _file_of(item, join - 1), _file_of(item, join)
         mended, other = _cause(1 / ratio), _cause(ratio)
         remedy = "Check the units of both."
         if mended:
             remedy = f"Perhaps wrong by {mended}"
         elif other:
-            remedy = f"Perhaps {before} is wrong by {other}"
-        found, wanted = f"{words}, from {item.said(join)}", f"what {before} ends with"
-        problem = Problem(after, item.variable.name, found, wanted, remedy, "join")
+            remedy = f"Perhaps {one} is wrong by {other}"
+        found, wanted = f"{words}, from {item.said(join)}", f"what {one} ends with"
+        problem = Problem(two, item.variable.name, found, wanted, remedy, "join")
         yield "join", problem
         return
     yield from _level_shift(item, joins)
@@ -513,8 +513,9 @@ def _world(item: Field) -> Said:
         remedies = []
         if other != value and window.warn[0] <= other <= window.warn[1]:
             remedies.append("Values per area of the cell, not per area of land?")
-        middle = sum(window.warn) / 2
-        cause = _cause(middle / value, window.warn, value) if value else ""
+        # Around 0 a total tells no factor: any small one fits.
+        telling = value != 0.0 and window.warn[0] > 0.0
+        cause = _cause(sum(window.warn) / 2 / value, window.warn, value) if telling else ""
         if cause:
             remedies.append(f"Perhaps wrong by {cause}")
         remedy = " ".join(remedies) or "Check the units, the sign and the area."
