@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,8 +15,8 @@ from callmip_global.benchmark import scores
 from callmip_global.benchmark.inputs import Run
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
-from callmip_global.benchmark.series import Period, Series, days_of
-from callmip_global.benchmark.statistics import Moments, PairSums
+from callmip_global.benchmark.series import Box, Period, Series, days_of
+from callmip_global.benchmark.statistics import Moments, PairSums, regional_sums
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
 from callmip_global.store import PER_LAND
@@ -26,7 +28,8 @@ Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
 MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
 _BLOCK_STEPS = 60  # what a store holds in one chunk
-_BLOCK_BYTES = 768 * 1024**2  # of all series of a comparison together
+_BLOCK_BYTES = 384 * 1024**2  # of all series of a comparison together
+_SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
 
@@ -107,18 +110,25 @@ def compare(
 
 @dataclass
 class _Gathered:
-    """The sums of one pass, and regional sums per step: (regions, steps), runs in front."""
+    """What one pass found: maps, and regional sums; series are the reference, then the runs.
+
+    ``reference``, ``maps``: as in ``Comparison``. ``area_valid`` (regions, T): common area [m2];
+    ``area_sums`` (series, regions, T): area times value. ``cycle_sums``, ``cycle_areas`` (series,
+    regions, 12): area times mean of the calendar month, and that area.
+    """
 
     grid: Grid
     areas: dict[str, Array]
     periods: tuple[Period, ...]
     days: Array
-    sums: PairSums
+    reference: Array
+    maps: list[dict[str, Array]]
     area_valid: Array
-    area_reference: Array
-    area_runs: Array
+    area_sums: Array
+    cycle_sums: Array
+    cycle_areas: Array
     values_of_reference: int
-    values_of_runs: list[int]
+    values_of_runs: NDArray[np.int64]
     implausible: int
 
 
@@ -130,68 +140,130 @@ def _gather(
     regions: Sequence[Region],
     regridder: Regridder,
 ) -> _Gathered:
+    """Tile by tile of the map, and for each tile block by block of time, everything read once."""
     periods = _common_periods(product, reference, runs, frequency)
     grid = coarsest([series.grid for _, series in runs] + [reference.grid])
-    areas = {region.name: region_area(region, grid) for region in regions}
-    flat_areas = np.stack([area.ravel() for area in areas.values()])
     step = "yr" if runs[0][1].frequency == "yr" else "mon"
     calendar = runs[0][1].calendar if frequency == "fx" else reference.calendar
     days = np.array([days_of(period, step, calendar) for period in periods])
-    slots = np.array(
-        [period[1] - 1 if step == "mon" and frequency == "mon" else 0 for period in periods]
-    )
-    static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
-    n_steps, n_cells = len(periods), grid.shape[0] * grid.shape[1]
-    low, high = variable_table()[product.variable].valid_range
-    values_of_runs = np.zeros(len(runs), dtype=np.int64)
-    values_of_reference = implausible = 0
-    area_valid = np.zeros((len(regions), n_steps))
-    area_reference = np.zeros_like(area_valid)
-    area_runs = np.zeros((len(runs), *area_valid.shape))
-    sums: PairSums | None = None
-    size = _block_steps(n_cells, len(runs))
-    for start in range(0, n_steps, size):
-        stop = min(start + size, n_steps)
-        block = periods[start:stop]
-        if static is not None:
-            r = np.broadcast_to(static, (len(block), n_cells))
-        else:
-            r = on_grid(reference, block, grid, product.variable, regridder)
-        m = np.stack([on_grid(s, block, grid, product.variable, regridder) for _, s in runs])
-        values_of_reference += int(np.isfinite(r).sum())
-        values_of_runs += np.isfinite(m).sum(axis=(1, 2))
-        with np.errstate(invalid="ignore"):
-            implausible += int(((r < low) | (r > high)).sum())
-        valid = np.isfinite(r) & np.isfinite(m).all(axis=0)
-        if sums is None:
-            n_slots = 12 if frequency == "mon" else 1
-            sums = PairSums.start(_guess(r, valid), [_guess(x, valid) for x in m], n_slots)
-        sums.add(r, m, days[start:stop], slots[start:stop])
-        here = slice(start, stop)
-        area_valid[:, here] = flat_areas @ valid.T
-        area_reference[:, here] = flat_areas @ np.where(valid, r, 0.0).T
-        for k, x in enumerate(m):
-            area_runs[k, :, here] = flat_areas @ np.where(valid, x, 0.0).T
-    assert sums is not None
-    return _Gathered(
+    n_series, n_regions = len(runs) + 1, len(regions)
+    found = _Gathered(
         grid,
-        areas,
+        {region.name: region_area(region, grid) for region in regions},
         periods,
         days,
-        sums,
-        area_valid,
-        area_reference,
-        area_runs,
-        values_of_reference,
-        [int(n) for n in values_of_runs],
-        implausible,
+        np.full(grid.shape, np.nan),
+        [{} for _ in runs],
+        np.zeros((n_regions, len(periods))),
+        np.zeros((n_series, n_regions, len(periods))),
+        np.zeros((n_series, n_regions, 12)),
+        np.zeros((n_series, n_regions, 12)),
+        0,
+        np.zeros(len(runs), dtype=np.int64),
+        0,
     )
+    static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
+    series = [reference, *(s for _, s in runs)]
+    for box in _tiles(grid, series, 12 if frequency == "mon" else 1):
+        _gather_tile(found, product, series, static, frequency, box, regridder)
+    return found
+
+
+def _gather_tile(
+    found: _Gathered,
+    product: Product,
+    series: Sequence[Series],
+    static: Array | None,
+    frequency: str,
+    box: Box,
+    regridder: Regridder,
+) -> None:
+    """Add one tile: its maps, and what it adds to the regional sums."""
+    grid, periods, n_runs = found.grid, found.periods, len(series) - 1
+    shape = tuple(len(range(*cut.indices(n))) for cut, n in zip(box, grid.shape, strict=True))
+    n_cells, n_steps = math.prod(shape), len(periods)
+    areas = np.stack([area[box].ravel() for area in found.areas.values()])
+    first, region, area = _regions_of_cells(areas)
+    low, high = variable_table()[product.variable].valid_range
+    monthly = frequency == "mon"
+    slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
+    sums: PairSums | None = None
+    size = _block_steps(n_cells, n_runs)
+    for start in range(0, n_steps, size):
+        here = slice(start, min(start + size, n_steps))
+        block = periods[here]
+        if static is not None:
+            r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
+        else:
+            r = on_grid(series[0], block, grid, product.variable, regridder, box)
+        m = np.empty((n_runs, len(block), n_cells), np.result_type(*(_type(s) for s in series[1:])))
+        for k, run in enumerate(series[1:]):
+            m[k] = on_grid(run, block, grid, product.variable, regridder, box)
+            found.values_of_runs[k] += int(np.isfinite(m[k]).sum())
+        found.values_of_reference += int(np.isfinite(r).sum())
+        with np.errstate(invalid="ignore"):
+            found.implausible += int(((r < low) | (r > high)).sum())
+        if sums is None:
+            valid = np.isfinite(r) & np.isfinite(m).all(axis=0)
+            guesses = [_guess(x, valid) for x in m]
+            sums = PairSums.start(_guess(r, valid), guesses, 12 if monthly else 1)
+        valid = sums.add(r, m, days=found.days[here], slots=slots[here])
+        found.area_valid[:, here] += areas @ valid.T
+        for i, values in enumerate((r, *m)):
+            regional_sums(values, valid, first, region, area, found.area_sums[i, :, here])
+    assert sums is not None
+    moments = sums.moments()
+    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    usable = moments.count >= minimum
+    found.reference[box] = np.where(usable, moments.mean_reference, np.nan).reshape(shape)
+    for k, maps in enumerate(found.maps):
+        for name, values in _cell_maps(product, frequency, moments, k).items():
+            whole = maps.setdefault(name, np.full(grid.shape, np.nan))
+            whole[box] = np.where(usable, values, np.nan).reshape(shape)
+    if monthly:
+        weights = np.where(usable, areas, 0.0)
+        for i, cycle in enumerate((moments.cycle_reference, *moments.cycle_model)):
+            there = np.isfinite(cycle)
+            found.cycle_areas[i] += weights @ there.T
+            found.cycle_sums[i] += weights @ np.where(there, cycle, 0.0).T
+
+
+def _type(series: Series) -> np.dtype[Any]:
+    return np.dtype(getattr(series, "dtype", np.float64))
+
+
+def _regions_of_cells(areas: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+    """For ``regional_sums``, from the area of each cell in each region (regions, N)."""
+    cell, region = np.nonzero(areas.T)
+    first = np.searchsorted(cell, np.arange(areas.shape[1] + 1))
+    return first.astype(np.int64), region.astype(np.int64), areas[region, cell]
+
+
+def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
+    """Parts of the map whose sums fit in memory; whole chunks of what is read, or all of it.
+
+    What is regridded, and files that hold whole maps, would have to be read again for each tile.
+    """
+    nlat, nlon = grid.shape
+    rows = max(s.chunk[0] for s in series)
+    columns = max(s.chunk[1] for s in series)
+    if not all(same_grid(s.grid, grid) for s in series):
+        rows, columns = nlat, nlon
+    bytes_per_cell = 8 * len(series) * (3 * n_slots + 12)
+    fitting = max(1, _SUM_BYTES // bytes_per_cell)
+    columns = min(nlon, max(columns, fitting // rows // columns * columns))
+    rows = min(nlat, max(rows, fitting // columns // rows * rows))
+    return [
+        (slice(i, min(i + rows, nlat)), slice(j, min(j + columns, nlon)))
+        for i in range(0, nlat, rows)
+        for j in range(0, nlon, columns)
+    ]
 
 
 def _block_steps(n_cells: int, n_runs: int) -> int:
     """Steps read at a time: whole chunks where memory allows, else fewer."""
-    fitting = _BLOCK_BYTES // (8 * n_cells * (n_runs + 1))
-    return int(max(1, min(_BLOCK_STEPS, fitting)))
+    fitting = _BLOCK_BYTES // (4 * n_cells * (n_runs + 1))
+    return int(max(1, fitting // _BLOCK_STEPS * _BLOCK_STEPS or fitting))
 
 
 def coarsest(grids: Sequence[Grid]) -> Grid:
@@ -213,13 +285,18 @@ def same_grid(one: Grid, other: Grid) -> bool:
 
 
 def on_grid(
-    series: Series, periods: Sequence[Period], grid: Grid, variable: str, regridder: Regridder
-) -> Array:
-    """(T, N) values on the comparison grid; regridded only where the series has another."""
-    values = series.read(periods)
-    if not same_grid(series.grid, grid):
-        values = _regridded(values, series, grid, variable, regridder)
-    return values.reshape(len(periods), -1)
+    series: Series,
+    periods: Sequence[Period],
+    grid: Grid,
+    variable: str,
+    regridder: Regridder,
+    box: Box | None = None,
+) -> NDArray[Any]:
+    """(T, N) values of a box of the comparison grid; regridded where the series has another."""
+    if same_grid(series.grid, grid):
+        return series.read(periods, box).reshape(len(periods), -1)
+    values = _regridded(series.read(periods), series, grid, variable, regridder)
+    return values[(slice(None), *(box or ()))].reshape(len(periods), -1)
 
 
 def _regridded(
@@ -249,7 +326,7 @@ def _regridded(
 
 
 def _static_map(product: Product, reference: Series, grid: Grid, regridder: Regridder) -> Array:
-    """(N,) the product's map; the mean of its epochs within the window where it has several."""
+    """(nlat, nlon) map of the product; of several epochs the mean of those in the window."""
     periods = reference.periods
     if reference.frequency != "fx" and product.window is not None:
         periods = tuple(p for p in periods if product.window[0] <= p[0] <= product.window[1])
@@ -269,7 +346,7 @@ def _static_map(product: Product, reference: Series, grid: Grid, regridder: Regr
         total += np.nan_to_num(values)
         count += np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(total / count)
+        return np.asarray(total / count).reshape(grid.shape)
 
 
 def _guess(values: Array, valid: NDArray[np.bool_]) -> Array:
@@ -317,18 +394,8 @@ def _result(
     regions: Sequence[Region],
     gathered: _Gathered,
 ) -> Comparison:
-    grid = gathered.grid
-    moments = gathered.sums.moments()
-    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
-    usable = moments.count >= minimum
-    maps = [
-        {
-            name: np.where(usable, field_, np.nan).reshape(grid.shape)
-            for name, field_ in _cell_maps(product, frequency, moments, k).items()
-        }
-        for k in range(len(runs))
-    ]
-    reference = np.where(usable, moments.mean_reference, np.nan).reshape(grid.shape)
+    grid, maps = gathered.grid, gathered.maps
+    reference = gathered.reference
     taylor = [
         {
             name: scores.spatial_pattern(own["mean"], reference, area)
@@ -350,7 +417,7 @@ def _result(
         taylor=taylor,
     )
     if frequency == "mon":
-        comparison.cycles = _regional_cycles(moments, usable, gathered.areas)
+        comparison.cycles = _regional_cycles(gathered)
     if frequency != "fx":
         comparison.annual = _annual_series(gathered, frequency)
     share = gathered.implausible / gathered.values_of_reference
@@ -361,7 +428,8 @@ def _result(
             f"{entry.valid_range[0]:g} to {entry.valid_range[1]:g} {entry.units}, what "
             f"{product.variable} may plausibly be: check units, factor and sign."
         )
-    if not usable.any():
+    if not np.isfinite(reference).any():
+        minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
         raise DataError(
             Problem(
                 f"product {product.name}",
@@ -406,17 +474,10 @@ def _cell_maps(product: Product, frequency: str, moments: Moments, k: int) -> di
     return maps
 
 
-def _regional_cycles(
-    moments: Moments, usable: NDArray[np.bool_], areas: dict[str, Array]
-) -> dict[str, list[list[float]]]:
-    cycles = {}
-    for name, area in areas.items():
-        weight = np.where(usable, area.ravel(), 0.0)
-        series = [moments.cycle_reference, *moments.cycle_model]
-        cycles[name] = [
-            [scores.area_mean(cycle[slot], weight)[0] for slot in range(12)] for cycle in series
-        ]
-    return cycles
+def _regional_cycles(gathered: _Gathered) -> dict[str, list[list[float]]]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = gathered.cycle_sums / gathered.cycle_areas
+    return {name: means[:, i].tolist() for i, name in enumerate(gathered.areas)}
 
 
 def _annual_series(
@@ -429,7 +490,7 @@ def _annual_series(
     result = {}
     for i, name in enumerate(gathered.areas):
         series: list[list[float]] = []
-        for sums in (gathered.area_reference, *gathered.area_runs):
+        for sums in gathered.area_sums:
             values = []
             for year in whole:
                 steps = years == year

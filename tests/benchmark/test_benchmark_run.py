@@ -20,6 +20,7 @@ from benchmark_cases import (
 )
 
 from callmip_global.benchmark import Product
+from callmip_global.benchmark import compare as comparing
 from callmip_global.benchmark.tables import COLUMNS
 from callmip_global.errors import UsageError
 from callmip_global.grid import Grid, standard_grid
@@ -504,3 +505,48 @@ def test_a_store_is_scored_as_it_is(tmp_path):
         for quantity in ("bias_score", "rmse_score", "spatial_score"):
             got = number(tmp_path / "out", quantity, frequency=frequency)
             assert got == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("frequency", ["mon", "yr"])
+def test_a_map_taken_in_tiles_gives_the_numbers_of_the_whole(tmp_path, monkeypatch, frequency):
+    grid = Grid("g", np.linspace(-90, 90, 13), np.linspace(-180, 180, 19))
+    truth = cycles(4, grid)
+    options = {"grid": grid, "years": (2001, 2004)}
+    product = write_product(tmp_path, with_winter_gaps(truth), **options)
+    runs = [
+        write_run(tmp_path, cycles(4, grid, seed=i), stage=stage, **options)
+        for i, stage in enumerate(("Prior", "Posterior"))
+    ]
+    found = []
+    for out, boxes in (
+        ("whole", [(slice(0, 12), slice(0, 18))]),
+        ("tiles", [(slice(a, a + 5), slice(b, b + 7)) for a in (0, 5, 10) for b in (0, 7, 14)]),
+    ):
+        monkeypatch.setattr(comparing, "_tiles", lambda *_, boxes=boxes: boxes)
+        benchmark(runs, [product], tmp_path / out, frequencies=[frequency])
+        found.append([float(row["value"] or "nan") for row in rows_of(tmp_path / out)])
+        summary = json.loads((tmp_path / out / "benchmark.json").read_text())
+        (entry,) = summary["comparisons"]
+        series = [*entry["cycles"].values(), *(a["series"] for a in entry["annual"].values())]
+        found[-1] += [float(v) for own in series for run in own for v in run if v is not None]
+    assert len(found[0]) > 100
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_tiles_are_whole_chunks_that_fit_and_cover_the_map_once():
+    class Stored:
+        def __init__(self, grid: Grid, chunk: tuple[int, int]) -> None:
+            self.grid, self.chunk = grid, chunk
+
+    grid = standard_grid("0.5deg")
+    many = comparing._tiles(grid, [Stored(grid, (90, 90))] * 41, 12)
+    assert all(b.start % 90 == 0 for box in many for b in box)
+    covered = np.zeros(grid.shape, int)
+    for box in many:
+        covered[box] += 1
+    assert (covered == 1).all()
+    assert len(many) > 4
+    maps = [Stored(grid, (90, 90)), Stored(grid, grid.shape)]
+    assert comparing._tiles(grid, maps, 12) == [(slice(0, 360), slice(0, 720))]
+    coarse = [Stored(grid, (90, 90)), Stored(standard_grid("1deg"), (90, 90))]
+    assert len(comparing._tiles(standard_grid("1deg"), coarse, 12)) == 1
