@@ -68,8 +68,8 @@ class VariablePlan:
     ``frequency``: that of the native values; ``fixes``: rule -> what was done, for the report.
     ``per``: what the native values are per, decided. ``cover``: fractions of plant types or tiles
     that the values are averaged with. ``fill``: the unattributed fill value found in the first
-    step. ``zero_sea``: the sea of the first step is 0. ``attributes``: what the variable in the
-    store says of itself beside its CF attributes.
+    step. ``nee``: turned round because it is called NEE. ``zero_sea``: the sea of the first step is
+    0. ``attributes``: what the variable in the store says of itself beside its CF attributes.
     """
 
     variable: Variable
@@ -82,6 +82,7 @@ class VariablePlan:
     per: Per = "land"
     cover: Cover | None = None
     fill: Fill | None = None
+    nee: bool = False
     zero_sea: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -172,6 +173,8 @@ def plan_variables(
                 remedy = 'Ask for "yr" too, or declare it absent; annual values are never repeated.'
                 found, rule = "annual values only", "annual-only"
                 raise DataError(Problem(place, name, found, "monthly values", remedy, rule))
+            if plans[name].frequency == "yr" and "mon" in frequencies:
+                plans[name].fixes["annual"] = "annual values only; never repeated for months"
         except DataError as error:
             problems[name] = list(error.problems)
         except KeyError as needed:
@@ -218,7 +221,7 @@ def _derived(
     expression, place = entry.expression, variable_map.place(var.name)
     assert expression is not None
     wood = variable_map.declared.wood
-    if var.name == "cLiveBioAbove" and "cWood" in expression.names and wood != "above-ground":
+    if var.name == "cLiveBioAbove" and wood != "above-ground" and _has_wood(entry, variable_map):
         found = "cWood, of which nobody says whether coarse roots are in it"
         if wood == "total":
             found = "cWood, which has coarse roots in it (declared)"
@@ -243,12 +246,22 @@ def _derived(
     return plan
 
 
+def _has_wood(entry: VariableSource, variable_map: VariableMap) -> bool:
+    """Whether it is made of what is called cWood, as it is (a factor says which part is taken)."""
+    for name in entry.expression.names if entry.expression else ():
+        needed = variable_map.entries[name]
+        called = "cwood" in (name.lower(), str(needed.source).lower())
+        if called and needed.factor == 1.0:
+            return True
+    return False
+
+
 def _annual_state(plan: VariablePlan, variable_map: VariableMap) -> None:
     """Say what the annual value of a pool is, the mean of the year or its end, as declared."""
     state = variable_map.declared.annual_state
     if state is None:
         plan.fixes["annual-state-unknown"] = (
-            "annual values taken as means of the year; nobody says whether they are, or its end"
+            "annual values taken as means of the year; annual_state: mean or end is not declared"
         )
         return
     said = "the mean of each year" if state == "mean" else "the state at the end of each year"
@@ -275,12 +288,18 @@ def _sourced(
     plan.conversion = _conversion(var, entry, timeline, place)
     entry = plan.entry = _layers(plan, first, place)
     _check_dims(plan, files, years, variable_map)
+    stated = entry.units or header.units or ""
     if not plan.conversion.identity:
         plan.fixes["units"] = plan.conversion.note
+    elif stated != var.units:
+        plan.fixes["units"] = f"{stated!r} is {var.units}"
     if var.name == "nep" and not entry.sign_stated and entry.sign == 1 and _says_nee(entry, header):
         # What says that this is right is the seasons of all values: see `closing_problem`.
         entry = plan.entry = replace(entry, sign=-1)
-        plan.fixes["sign-nee"] = f"{entry.source} is net exchange into the air: values turned round"
+        plan.nee = True
+        plan.fixes["sign"] = (
+            f"{entry.source} is flux into the air: values turned round, as their seasons confirm"
+        )
     elif entry.sign == -1:
         plan.fixes["sign"] = "values turned round (declared)"
     if plan.frequency == "yr" and var.kind == "pool":
@@ -545,7 +564,7 @@ def _examine_sea(plan: RunPlan, item: VariablePlan, values: Array) -> None:
     zeros = int((over_sea[held] == 0.0).sum())
     item.zero_sea = zeros > ZERO_SEA * int(held.sum())
     if item.zero_sea:
-        item.fixes["zero-sea"] = (
+        item.fixes["sea"] = (
             f"0 over the sea set to missing where the land fraction is 0, {int(held.sum())} cells"
         )
         return
@@ -639,7 +658,7 @@ def closing_problem(item: VariablePlan, where: str) -> Problem | None:
     A variable that was turned round because it is named NEE must take up carbon in the northern
     summer: nothing else says which sign a file has.
     """
-    if "sign-nee" not in item.fixes or not item.summary.count:
+    if not item.nee or not item.summary.count:
         return None
     name = item.entry.source
     seasons = item.summary.seasons
