@@ -8,7 +8,7 @@ coast. Nothing is conserved.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ _FARTHEST_KM = 500.0
 def nearest_weights(
     source: Grid | Mesh, target: Grid, *, max_distance_km: float | None = None
 ) -> CellWeights:
-    """Weights of 1 for the source cell with the nearest centre; of equally near ones the first.
+    """Weights of 1 for the source cell with the nearest centre on the sphere.
+
+    Of equally near ones (to 6 cm) it is the southernmost, of these the first east of Greenwich,
+    in whatever order the source has them; of centres in the same place the first.
 
     max_distance_km : target cells with no centre within this great-circle distance of their own
         stay empty. Without it: the larger of half a diagonal of the target cell, and 1.5 times the
@@ -48,16 +51,15 @@ def nearest_weights(
     """
     if max_distance_km is not None and not 0.0 < max_distance_km < math.inf:
         raise UsageError(Problem("max_distance_km", found=repr(max_distance_km), wanted="above 0"))
-    points = _vectors(*_centres(source))
-    places = _vectors(*_centres(target))
+    points, places = _Bands.of(*_centres(source)), _Bands.of(*_centres(target))
     if max_distance_km is None:
         between = min(_REACH * _spacing(points), _angle(_FARTHEST_KM))
         reach = np.maximum(_half_diagonals(target), between)
         limit = f"{_km(between):.4g} km or half a target cell"
     else:
-        reach = np.full(len(places), _angle(max_distance_km))
+        reach = np.full(places.lat.size, _angle(max_distance_km))
         limit = f"{max_distance_km:g} km"
-    found = _first_nearest(points, places, 2.0 * np.sin(0.5 * np.minimum(reach, np.pi)))
+    found = _nearest(points, places, 2.0 * np.sin(0.5 * np.minimum(reach, np.pi)))
     into = np.flatnonzero(found >= 0)
     weights = cell_weights(
         found[into],
@@ -71,31 +73,83 @@ def nearest_weights(
     return replace(weights, method=method, tolerance=math.inf)
 
 
-def _first_nearest(points: Array, places: Array, limit: Array) -> Index:
-    """(m,) first of the points that are nearest to each place, -1 where none is within ``limit``.
+@dataclass(frozen=True)
+class _Bands:
+    """Points sorted into bands of latitude, and by longitude within each.
 
-    points, places : (n, 3), (m, 3) unit vectors;  limit : (m,) chord of the unit sphere
+    lat, lon : (n,) [radians], lon in 0..2 pi;  vectors : (n, 3);  names : (n,) number of each point
+    ranks : (n,) who comes first among equally near ones: from the south, then from 0 E
+    edges : (k+1,) latitudes [radians];  starts : (k+1,) first point of each band
     """
-    order = np.argsort(points[:, 2], kind="stable")
-    ascending = np.ascontiguousarray(points[order])
-    starts = np.searchsorted(ascending[:, 2], places[:, 2])
-    found, far = np.empty(len(places), dtype=np.int64), np.empty(len(places))
-    _nearest_kernel(ascending, order, places, starts, limit, False, found, far)
+
+    lat: Array
+    lon: Array
+    vectors: Array
+    names: Index
+    ranks: Index
+    edges: Array
+    starts: Index
+
+    @classmethod
+    def of(cls, lat: Array, lon: Array) -> _Bands:
+        """Bands about as high as points are apart; ``lat``, ``lon`` in degrees."""
+        y, x = np.deg2rad(lat), np.deg2rad(np.mod(lon, 360.0))
+        edges = np.linspace(y.min(), y.max(), max(2, int(0.7 * math.sqrt(y.size))))
+        band = np.clip(np.searchsorted(edges, y, side="right") - 1, 0, edges.size - 2)
+        order = np.lexsort((x, band))
+        starts = np.searchsorted(band[order], np.arange(edges.size))
+        vectors = np.ascontiguousarray(_vectors(lat, lon)[order])
+        ranks = np.empty(y.size, dtype=np.int64)
+        # To 6 cm, as distances: latitudes of one row of cells may differ by rounding.
+        ranks[np.lexsort((x, np.round(y / _TIE)))] = np.arange(y.size)
+        return cls(y[order], x[order], vectors, order, ranks[order], edges, starts)
+
+    def nearest(self, places: _Bands, limits: Array, *, same: bool = False) -> tuple[Index, Array]:
+        """(m,) number of the point nearest to each place, -1 where none is within the limit, and
+        the chord to it (the limit then), in the order of ``places``.
+
+        limits : (m,) chords of the unit sphere
+        same : the places are these points, and do not count for themselves
+        """
+        found, far = np.empty(places.lat.size, dtype=np.int64), np.empty(places.lat.size)
+        _nearest_kernel(
+            self.lon,
+            self.vectors,
+            self.ranks,
+            self.edges,
+            self.starts,
+            places.lat,
+            places.lon,
+            places.vectors,
+            limits + _TIE,
+            same,
+            found,
+            far,
+        )
+        by_rank = np.empty_like(self.names)
+        by_rank[self.ranks] = self.names
+        return np.where(found >= 0, by_rank[found], -1), far
+
+
+def _nearest(points: _Bands, places: _Bands, limit: Array) -> Index:
+    """(m,) number of the point nearest to each place, -1 where none is within ``limit``.
+
+    limit : (m,) chord of the unit sphere, as the result in the order the places came in
+    """
+    found = np.empty(places.lat.size, dtype=np.int64)
+    found[places.names] = points.nearest(places, limit[places.names])[0]
     return found
 
 
-def _spacing(points: Array) -> float:
+def _spacing(points: _Bands) -> float:
     """Median angle [rad] between each point and the nearest other one; 0 for a single one."""
-    if len(points) == 1:
+    n = points.lat.size
+    if n == 1:
         return 0.0
-    ascending = np.ascontiguousarray(points[np.argsort(points[:, 2], kind="stable")])
-    n = len(points)
     # Fewer than half of n points can be this far from all others: discs round them would not fit
     # on the sphere. So the median is known without looking farther.
     limit = np.full(n, min(6.0 / np.sqrt(n), 2.0))
-    found, far = np.empty(n, dtype=np.int64), np.empty(n)
-    own = np.arange(n)
-    _nearest_kernel(ascending, own, ascending, own, limit, True, found, far)
+    far = points.nearest(points, limit, same=True)[1]
     return float(2.0 * np.arcsin(min(0.5 * float(np.median(far)), 1.0)))
 
 
@@ -106,37 +160,134 @@ def _chord(a: Any, i: int, b: Any, j: int) -> float:
 
 
 @compiled
-def _nearest_kernel(
-    points: Any, names: Any, places: Any, starts: Any, limits: Any, same: bool, found: Any, far: Any
-) -> None:
-    """The nearest of ``points``, which ascend in z, to each place; of equally near ones the first.
+def _window(lat: float, chord: float) -> float:
+    """Points within a chord of a place differ from it by no more than this in longitude [rad].
 
-    names : number of each point;  starts : first point that is not below each place
-    limits, far : chords;  same : the places are the points, and do not count for themselves
-    found : -1 where no point is within the limit
-    A chord is no shorter than its difference in z, so the search ends a chord above and below.
+    The plane of a meridian d away has the distance cos(lat) sin(d) from the place.
     """
-    for m in range(places.shape[0]):
-        best = limits[m] + _TIE
-        near = -1
-        for step in (1, -1):
-            k = starts[m] + min(step, 0)
-            while 0 <= k < points.shape[0] and abs(points[k, 2] - places[m, 2]) <= best:
-                chord = _chord(points, k, places, m)
-                if chord <= best and not (same and k == m):
-                    best, near = chord, k
-                k += step
+    ratio = (chord + _TIE) / max(np.cos(lat), 1e-300)
+    return float(np.arcsin(ratio)) if ratio < 1.0 else np.pi
+
+
+@compiled
+def _in_band(
+    lon: Any,
+    vectors: Any,
+    ranks: Any,
+    start: int,
+    stop: int,
+    m: int,
+    lat_m: float,
+    lon_m: float,
+    place: Any,
+    bound: float,
+    first: int,
+    last: bool,
+    same: bool,
+) -> tuple[float, int]:
+    """The search in one band, from the place's longitude to both sides.
+
+    last : of all points within the bound the lowest rank is wanted; else the smallest chord
+    """
+    window = _window(lat_m, bound)
+    middle = start + int(np.searchsorted(lon[start:stop], lon_m))
+    for step in (1, -1):
+        k = middle + min(step, 0)
+        for _ in range(stop - start):
+            if k >= stop:
+                k = start
+            if k < start:
+                k = stop - 1
+            ahead = (lon[k] - lon_m) * step
+            if ahead < 0.0:
+                ahead += 2.0 * np.pi
+            if ahead > window:
+                break
+            if not (same and k == m):
+                chord = _chord(vectors, k, place, m)
+                if chord <= bound:
+                    if last:
+                        first = ranks[k] if first < 0 else min(first, ranks[k])
+                    elif chord < bound:
+                        bound = chord
+                        window = _window(lat_m, bound)
+            k += step
+    return bound, first
+
+
+@compiled
+def _search(
+    lon: Any,
+    vectors: Any,
+    ranks: Any,
+    edges: Any,
+    starts: Any,
+    m: int,
+    lat_m: float,
+    lon_m: float,
+    place: Any,
+    bound: float,
+    last: bool,
+    same: bool,
+) -> tuple[float, int]:
+    """The search in the place's own band, and in those above and below that reach into the bound:
+    a chord is no shorter than that of the difference in latitude."""
+    first = -1
+    here = min(max(int(np.searchsorted(edges, lat_m)) - 1, 0), edges.size - 2)
+    for step in (1, -1):
+        band = here + min(step, 0)
+        while 0 <= band < edges.size - 1:
+            gap = edges[band] - lat_m if step > 0 else lat_m - edges[band + 1]
+            if gap > 0.0 and 2.0 * np.sin(0.5 * gap) > bound + _TIE:
+                break
+            bound, first = _in_band(
+                lon,
+                vectors,
+                ranks,
+                starts[band],
+                starts[band + 1],
+                m,
+                lat_m,
+                lon_m,
+                place,
+                bound,
+                first,
+                last,
+                same,
+            )
+            band += step
+    return bound, first
+
+
+@compiled
+def _nearest_kernel(
+    lon: Any,
+    vectors: Any,
+    ranks: Any,
+    edges: Any,
+    starts: Any,
+    lats: Any,
+    lons: Any,
+    places: Any,
+    bounds: Any,
+    same: bool,
+    found: Any,
+    far: Any,
+) -> None:
+    """The nearest of the points to each place; of equally near ones that of the lowest rank.
+
+    found : its rank, -1 where no point is within the bound
+    """
+    for m in range(lats.size):
+        best, _ = _search(
+            lon, vectors, ranks, edges, starts, m, lats[m], lons[m], places, bounds[m], False, same
+        )
         far[m] = best
-        found[m] = -1
-        if near >= 0:
-            first = names[near]
-            for step in (1, -1):
-                k = starts[m] + min(step, 0)
-                while 0 <= k < points.shape[0] and abs(points[k, 2] - places[m, 2]) <= best + _TIE:
-                    if _chord(points, k, places, m) <= best + _TIE and not (same and k == m):
-                        first = min(first, names[k])
-                    k += step
-            found[m] = first
+        # Ties of the nearest; where none is within the bound, there are none beyond it either.
+        reach = min(best + _TIE, bounds[m])
+        _, found[m] = _search(
+            lon, vectors, ranks, edges, starts, m, lats[m], lons[m], places, reach, True, same
+        )
 
 
 def _half_diagonals(grid: Grid) -> Array:

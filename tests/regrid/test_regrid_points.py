@@ -630,11 +630,32 @@ def test_every_cell_takes_the_nearest_of_all_points_within_reach(
 
 
 @pytest.mark.parametrize("source", ["4x5", "pole-centred", "Gaussian"])
-def test_of_equally_near_cells_it_is_the_first(source: str) -> None:
+def test_of_equally_near_cells_it_is_the_southernmost_and_of_these_the_first_from_0_east(
+    source: str,
+) -> None:
     grid = GRIDS[source]
     far = distances_km(grid, COARSE)
-    first = np.argmax(far <= far.min(axis=1, keepdims=True) + 1e-3, axis=1)
+    lat, lon = (v.ravel() for v in np.meshgrid(grid.lat, np.mod(grid.lon, 360), indexing="ij"))
+    order = np.lexsort((lon, lat))
+    near = far <= far.min(axis=1, keepdims=True) + 1e-3
+    first = order[np.argmax(near[:, order], axis=1)]
     np.testing.assert_array_equal(taken(grid, COARSE, 1e4), first)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(-720.0, 720.0))
+def test_the_order_of_points_and_of_the_circle_does_not_matter(seed: int, turn: float) -> None:
+    # Half of the points lie on a grid between the target's centres: four are equally near.
+    rng = np.random.default_rng(seed)
+    lat, lon = (v.ravel() for v in np.meshgrid(np.arange(-80, 90, 10), np.arange(0, 360, 10)))
+    odd = cloud(lat.size, seed)
+    lat = np.concatenate([lat, odd.lat_points])
+    lon = np.concatenate([lon, odd.lon_points])
+    order = rng.permutation(lat.size)
+    whole = 360.0 * np.round(turn / 360.0)
+    one = taken(Mesh((1, lat.size), lat, lon), COARSE)
+    other = taken(Mesh((1, lat.size), lat[order], lon[order] + whole), COARSE)
+    np.testing.assert_array_equal(np.where(other >= 0, order[other], -1), one)
 
 
 def test_a_grid_is_nearest_to_itself_and_turned_by_whole_cells_the_result_is_turned() -> None:
