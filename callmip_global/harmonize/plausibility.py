@@ -189,10 +189,12 @@ def _alone(name: str, item: Field, place: Placement | None, grid: Grid) -> Itera
         if any(isinstance(said, Problem) for _, said in found):
             return
     if place is not None and place.misplaced:
-        said = f"coastlines that fit the Earth's best with {place.words}"
-        wanted = f"the Earth's land where the coordinates say (correlation {place.here:.3f}, "
-        wanted += f"there {place.best:.3f})"
+        said = f"a land mask that correlates best with the Earth's at {place.words} "
+        said += f"({place.best:.3f})"
+        wanted = f"the best at the coordinates stated ({place.here:.3f} there)"
         remedy = "Correct the coordinates, or the order of the rows and columns."
+        if "1/2" in place.words:
+            remedy = "Half a cell: are the coordinates corners of the cells and not their centres?"
         yield name, "placement", Problem(item.where, name, said, wanted, remedy, rule="placement")
         return
     yield from ((name, rule, said) for rule, said in _declared_total(item))

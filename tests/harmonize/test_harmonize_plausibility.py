@@ -269,7 +269,7 @@ def test_models_leave_out_antarctica_greenland_or_deserts_and_are_no_error() -> 
 def test_a_misplaced_field_is_refused_with_the_place_that_fits() -> None:
     east = Grid("east", GRID.lat_edges, GRID.lon_edges + 5.0)
     problem = found(made("gpp"), east)["gpp", "placement"]
-    assert "fit the Earth's best with a shift of -1/2 cell in longitude" in str(problem)
+    assert "correlates best with the Earth's at a shift of -1/2 cell in longitude" in str(problem)
     assert ("lai", "placement") in found(made("lai", lambda v: v[:, ::-1]))
     near = Grid("near", GRID.lat_edges, GRID.lon_edges + 1.0)
     assert ("gpp", "placement") not in found(made("gpp"), near)
