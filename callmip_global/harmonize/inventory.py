@@ -19,7 +19,6 @@ from callmip_global.harmonize.contents import Contents, contents
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.integrity import check, is_netcdf, is_zarr, stub_problem
 from callmip_global.harmonize.naming import READABLE, Row, classify, same_name, unpacked_name
-from callmip_global.harmonize.native import Inventory
 from callmip_global.harmonize.unpack import NoMemberError, unpack
 from callmip_global.parallel import in_threads, run_units
 
@@ -75,18 +74,6 @@ class Taken:
     refused: tuple[tuple[str, Problem], ...]
     notes: tuple[tuple[str, str, str], ...]
 
-    def headers(self, declared: Declared) -> Inventory:
-        """Headers of the files, each with the notes of how it was had and without the variables
-        that another file was named for."""
-        inventory = Inventory.of(self.files, declared)
-        by_origin = {found.origin: found for found in self.files}
-        for i, file in enumerate(inventory.files):
-            found = by_origin[file.origin]
-            kept = {n: v for n, v in file.variables.items() if n not in found.without}
-            notes = (*found.notes, *file.notes)
-            inventory.files[i] = replace(file, variables=kept, notes=notes)
-        return inventory
-
 
 def take(
     submissions: Sequence[Path],
@@ -105,7 +92,8 @@ def take(
         files too; Zarr stores are named by their folder (``**/*.zarr``). A file given by itself
         needs no pattern.
     unpack_to : folder for what comes out of archives; what is there already is used again
-    model, simulation, stage : whose output it is; files of other runs are noted, not read
+    model, simulation, stage : whose output it is; files of other runs are noted, not read. What is
+        empty is not held against any name
 
     Links to folders are not followed. UsageError for a submission that is not there, and for a
     name in ``declared.use`` that no file has.

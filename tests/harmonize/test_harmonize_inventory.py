@@ -23,6 +23,7 @@ from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.inventory import Taken, take
 from callmip_global.harmonize.naming import READABLE, Row, classify, classify_all, same_name
 from callmip_global.harmonize.rules import RULES
+from callmip_global.harmonize.submission import opened
 
 LISTING = Path(__file__).parents[3] / "shared" / "data" / "trendy_v14_listing.json.gz"
 KGC = {"units": "kg m-2 s-1"}
@@ -333,6 +334,13 @@ def test_a_name_with_co2_in_it_is_no_file_of_a_simulation_co2(tmp_path: Path) ->
     assert [rule for _, rule, _ in taken.notes] == ["other-run"]
 
 
+def test_without_a_run_nothing_is_held_against_a_name(tmp_path: Path) -> None:
+    put(tmp_path / "X" / "S2" / "Y_S2_gpp.nc", attributes={"Calibration_stage": "Prior"})
+    put(tmp_path / "X" / "X.v1_global_1deg_mon_2001-2002_Prior.nc", "ra")
+    taken = run(tmp_path / "X", model="", simulation="", stage="")
+    assert len(taken.files) == 2
+
+
 def test_stages_that_contradict_are_refused_and_the_other_stage_noted(tmp_path: Path) -> None:
     top = tmp_path / "X"
     tail = "global_1deg_mon_2001-2002"
@@ -440,8 +448,7 @@ def test_of_a_file_with_more_variables_only_what_another_was_named_for_is_left_o
     taken = run(top, use={"gpp": "better.nc"})
     without = {f.origin: f.without for f in taken.files}
     assert without == {str(many): ("gpp",), str(better): ()}
-    headers = taken.headers(Declared())
-    kept = {f.origin: f.data_variables() for f in headers.files}
+    kept = {f.origin: f.data_variables() for f in opened(taken, Declared())[0]}
     assert kept == {str(many): ["ra"], str(better): ["gpp"]}
 
 
@@ -478,8 +485,7 @@ def test_archives_are_unpacked_or_refused_and_never_passed_over(tmp_path: Path) 
     assert taken.files[0].path.read_bytes() == plain
     assert set(refusals(taken)) == {"all.tgz", "all.zip"}
     assert {Path(o).name for o, _, _ in taken.notes} == {"code.tar.gz", "notes.txt.gz"}
-    (found, _) = taken.headers(Declared()).files
-    assert found.notes[0][0] == "unpacked"
+    assert all("unpacked" in dict(file.notes) for file in opened(taken, Declared())[0])
 
 
 def test_endings_count_as_nc_and_a_given_file_needs_no_pattern(tmp_path: Path) -> None:
