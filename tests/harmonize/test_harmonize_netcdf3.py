@@ -10,7 +10,7 @@ import pytest
 
 from callmip_global.errors import DataError
 from callmip_global.harmonize.native import scan
-from callmip_global.harmonize.netcdf3 import needed_bytes
+from callmip_global.harmonize.netcdf3 import layout, needed_bytes
 
 FORMATS = ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"]
 
@@ -59,3 +59,37 @@ def test_a_truncated_file_is_refused_not_read_as_zeros(
 
 def test_other_formats_are_left_to_the_library(tmp_path: Path) -> None:
     assert needed_bytes(write(tmp_path / "a.nc", "NETCDF4", unlimited=True)) is None
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("unlimited", [True, False], ids=["records", "fixed"])
+def test_what_is_cut_is_what_the_library_reads_as_zeros(
+    tmp_path: Path, form: str, unlimited: bool
+) -> None:
+    path = write(tmp_path / "a.nc", form, unlimited=unlimited)
+    content = path.read_bytes()
+    for size in range(len(content) - 320, len(content), 17):
+        path.write_bytes(content[:size])
+        found = layout(path)
+        assert found is not None
+        cuts = {cut.name: cut for cut in found.cut(size)}
+        with netCDF4.Dataset(path) as nc:
+            nc.set_auto_mask(False)
+            for name in "ab":
+                values = nc[name][:]
+                lost = [i for i in range(len(values)) if not np.all(values[i] == 1)]
+                assert bool(lost) <= (name in cuts)
+                if unlimited and name in cuts:
+                    assert not lost or lost[0] >= (cuts[name].whole or 0)
+                    assert str(cuts[name]) == f"{name} from record {cuts[name].whole + 1} of 5"  # type: ignore[operator]
+    assert layout(path).cut(len(content)) == ()  # type: ignore[union-attr]
+
+
+def test_a_length_out_of_all_reason_is_damage_not_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nc", "NETCDF3_64BIT_DATA", unlimited=True)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"odd length") - 8
+    content[at : at + 8] = b"\x3f" + b"\xff" * 7
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        layout(path)
