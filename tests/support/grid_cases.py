@@ -35,7 +35,7 @@ def gaussian(n_lat: int, n_lon: int) -> Grid:
     # Symmetric to the last bit, as the edges that are read out of a file are.
     lat_edges = np.concatenate([[-90.0], 0.5 * (inner - inner[::-1]), [90.0]])
     step = 360.0 / n_lon
-    lon_edges = (np.arange(n_lon + 1) - 0.5) * step
+    lon_edges = np.asarray((np.arange(n_lon + 1) - 0.5) * step, dtype=np.float64)
     return Grid("gauss", lat_edges, lon_edges, np.rad2deg(np.arcsin(nodes)))
 
 
@@ -57,4 +57,4 @@ def fields(grid: Grid, seed: int, steps: int = 2) -> np.ndarray:
 
 def integral(grid: Grid, values: np.ndarray, fraction: np.ndarray | float) -> np.ndarray:
     """(...) integral over each map [units of values x m2], NaN counted as nothing."""
-    return np.nansum(values * fraction * grid.cell_area, axis=(-2, -1))
+    return np.asarray(np.nansum(values * fraction * grid.cell_area, axis=(-2, -1)))

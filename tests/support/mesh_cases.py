@@ -16,7 +16,7 @@ def turned(vectors: np.ndarray, seed: int | None) -> np.ndarray:
         return vectors
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     q *= np.sign(np.diag(r))
-    return vectors @ q.T
+    return np.asarray(vectors @ q.T)
 
 
 def corners_of(vectors: np.ndarray) -> Corners:
@@ -26,7 +26,7 @@ def corners_of(vectors: np.ndarray) -> Corners:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 def cubed_sphere(n: int, seed: int | None = None) -> Corners:
@@ -46,8 +46,9 @@ def cubed_sphere(n: int, seed: int | None = None) -> Corners:
 def icosahedral(levels: int, root: int = 1, seed: int | None = None) -> Corners:
     """Triangles of a subdivided icosahedron (ICON R<root>B<levels>): 20 root^2 4^levels cells."""
     golden = 0.5 * (1 + np.sqrt(5))
-    v = [(-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0)]
-    v = unit(np.array(v + [(c, a, b) for a, b, c in v] + [(b, c, a) for a, b, c in v], float))
+    third = [(-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0)]
+    others = [(c, a, b) for a, b, c in third] + [(b, c, a) for a, b, c in third]
+    v = unit(np.array(third + others, float))
     d = np.linalg.norm(v[:, None] - v[None], axis=-1)
     near = (d > 0) & (d < 1.1 * d[d > 0].min())
     faces = [
