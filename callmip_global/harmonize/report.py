@@ -78,7 +78,7 @@ def _data(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "runs": runs,
         "paths": [path.removeprefix(top) for path in paths],
         "variables": [[name, table[name].long_name if name in table else ""] for name in variables],
-        "requested": [name for name, entry in table.items() if entry.requested],
+        "requested": [[n, entry.long_name] for n, entry in table.items() if entry.requested],
         "rules": [[r, RULES[r].kind, RULES[r].does, RULES[r].evidence] for r in rules],
         "messages": [text.replace(top, "") if top else text for text in messages],
         "rows": [

@@ -31,6 +31,7 @@ _ALL = (
     Rule("no-field", "note", "The file is not used.", "It has no field on latitudes, longitudes."),
     Rule("not-mapped", "note", "The field is not used.", "The variable map does not name it."),
     Rule("fractions", "note", "It weights other fields.", "Land or plant fractions, by name."),
+    Rule("absent", "note", "Nothing is expected of it.", "The manifest declares it, and why."),
     Rule("not-used", "note", "The file is not used.", "It holds none of the wanted periods."),
     Rule("unreadable", "refuse", "The file is refused.", "Its header cannot be read or believed."),
     Rule("file", "fix", "What kept the file from opening was left out.", "The rest is complete."),

@@ -20,7 +20,7 @@ from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.inventory import Taken, take
 from callmip_global.harmonize.naming import READABLE, classify
-from callmip_global.harmonize.native import Inventory, NativeFile
+from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.rules import outcome_of
@@ -80,7 +80,8 @@ def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> 
     entries = []
     for name, item in report["variables"].items():
         outcome = outcome_of(item["fixes"])
-        message = "; ".join(f"{rule}: {text}" for rule, text in item["fixes"].items())
+        said = ((rule, text.removeprefix(f"{rule}: ")) for rule, text in item["fixes"].items())
+        message = "; ".join(f"{rule}: {text}" for rule, text in said)
         rules = tuple(item["fixes"])
         used = set(item["files"])
         if item["source"] is None:
@@ -144,6 +145,15 @@ def file_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list
     return entries
 
 
+def absent_entries(variable_map: VariableMap) -> list[Entry]:
+    """Entries of the variables that the map declares absent, with the reason."""
+    return [
+        Entry("", name, "accepted", ("absent",), f"declared absent: {entry.absent}")
+        for name, entry in variable_map.entries.items()
+        if entry.absent is not None
+    ]
+
+
 def accounted(entries: Iterable[Entry], walked: Iterable[str]) -> list[Entry]:
     """The entries, sorted, each file and variable once, and one for every file without any.
 
@@ -175,6 +185,26 @@ def refused_entries(
     source = variable_map.entries[name].source
     holders = [f.origin for f in files if source is not None and source in f.variables]
     return [refused(path, name, "refused", problems) for path in holders or [""]]
+
+
+def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tuple[int, int] | None:
+    """First and last whole year that every variable found has; None if there is none.
+
+    Variables that are not found, or whose files overlap, do not narrow the years: they are refused
+    later, with the reason.
+    """
+    spans = []
+    for entry in variable_map.entries.values():
+        if entry.source is None:
+            continue
+        try:
+            span = whole_years(build_timeline(entry.source, files, None, ""))
+        except CallmipError:
+            continue
+        if span is not None:
+            spans.append(span)
+    first, last = max((s[0] for s in spans), default=1), min((s[1] for s in spans), default=0)
+    return (first, last) if first <= last else None
 
 
 # --- checking alone ------------------------------------------------------------------------------

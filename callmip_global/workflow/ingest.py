@@ -15,19 +15,21 @@ from typing import Any
 
 from callmip_global import __version__
 from callmip_global.config.manifest import Manifest
-from callmip_global.errors import CallmipError, DataError, Problem, UsageError
+from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import canonical_json, inside, read_json, text_hash, write_json
 from callmip_global.grid import standard_grid
 from callmip_global.harmonize.inventory import take
-from callmip_global.harmonize.native import NativeFile, build_timeline, whole_years
+from callmip_global.harmonize.native import NativeFile
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
+    absent_entries,
     accounted,
     check_submission,
+    common_years,
     entries_json,
     entries_of,
     file_entries,
@@ -237,7 +239,7 @@ class _Ingest:
         )
         files, entries = opened(taken, manifest.declared)
         variable_map = complete(manifest.variable_map, files)
-        entries += file_entries(files, variable_map)
+        entries += [*file_entries(files, variable_map), *absent_entries(variable_map)]
         years = manifest.file.years or common_years(files, variable_map)
         if years is None:
             problem = Problem(manifest.path.name, "years", "no whole year that all variables have")
@@ -333,27 +335,8 @@ def check_manifest(submissions: Sequence[Path], manifest: Manifest) -> list[Entr
             simulation=file.simulation,
             stage=file.stage,
         ).entries
+        by_run[run_name(one)] += absent_entries(one.variable_map)
     return _together(_of_one_submission(by_run))
-
-
-def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tuple[int, int] | None:
-    """First and last whole year that every variable found has; None if there is none.
-
-    Variables that are not found, or whose files overlap, do not narrow the years: they are refused
-    later, with the reason.
-    """
-    spans = []
-    for entry in variable_map.entries.values():
-        if entry.source is None:
-            continue
-        try:
-            span = whole_years(build_timeline(entry.source, files, None, ""))
-        except CallmipError:
-            continue
-        if span is not None:
-            spans.append(span)
-    first, last = max((s[0] for s in spans), default=1), min((s[1] for s in spans), default=0)
-    return (first, last) if first <= last else None
 
 
 def _name(manifest: Manifest, grid: str) -> StoreName:

@@ -83,12 +83,14 @@ def test_every_file_and_every_variable_is_accounted_for_once(ingested: dict[str,
     assert outcome[("README.txt", "")] == ("accepted", ("not-data",))
     assert outcome[("broken.nc", "")] == ("refused", ("truncated",))
     assert outcome[("gpp.nc", "extra")] == ("accepted", ("not-mapped",))
-    assert outcome[("gpp.nc", "gpp")] == ("fixed", ("latitude-order", "units"))
-    assert outcome[("ts.nc", "ts")] == ("fixed", ("latitude-order",))
+    turned = ("latitude-order", "longitude-order")
+    assert outcome[("gpp.nc", "gpp")] == ("fixed", (*turned, "units"))
+    assert outcome[("ts.nc", "ts")] == ("fixed", turned)
     assert outcome[("ra_2001.nc", "ra")] == outcome[("ra_2002.nc", "ra")]
     assert outcome[("rh.nc", "rh")][0] == "refused"
     assert outcome[("", "reco")][0] == "refused"
     assert outcome[("", "lai")][0] == "refused"
+    assert outcome[("", "hfg")] == ("accepted", ("absent",))
     messages = {e.variable: e.message for e in entries if e.outcome == "refused"}
     assert "1000: g for kg?" in messages["rh"]
     assert "no rh, which it is derived from" in messages["reco"]
