@@ -51,6 +51,10 @@ def regrid(
             help="Weight file of ESMF, SCRIP or CDO to use; for cells whose corners are unknown."
         ),
     ] = None,
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(help="Write the weights that are used to this file, as ESMF has them."),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -128,6 +132,7 @@ def regrid(
             out=out,
             frequency=frequency,
             weight_file=weights,
+            save_weights=save_weights,
             engine=engine,
             method=method,
             gaussian_edges=gaussian_edges,

@@ -8,6 +8,7 @@ that every global integral is what it was.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from callmip_global.regrid.shards import (
     series,
     summary,
 )
-from callmip_global.regrid.weightfiles import read_weights
+from callmip_global.regrid.weightfiles import Source, read_weights, write_weights
 from callmip_global.regrid.weights import AnyWeights, conservative_weights
 from callmip_global.store import (
     FREQUENCIES,
@@ -263,6 +264,7 @@ def regrid_files(
     out: Path,
     frequency: str | None = None,
     weight_file: Path | None = None,
+    save_weights: Path | None = None,
     engine: str = "auto",
     method: str = "conservative",
     gaussian_edges: str = "weights",
@@ -279,6 +281,7 @@ def regrid_files(
     time. Types, attributes, time axis and further dimensions stay as they are.
 
     weight_file : conservative weights of another tool instead of our own (``read_weights``)
+    save_weights : where to write the weights that are used (``write_weights``, as ESMF has them)
     engine, method : whose weights, and which, where there is no file (``engines.make_weights``)
     gaussian_edges : edges of a Gaussian grid that names none: from the "weights" of Gauss, or at
         the "midpoints" between its latitudes, as CDO has them
@@ -319,6 +322,8 @@ def regrid_files(
         weights, source = read_weights(weight_file, inputs.source, grid)
         inputs = replace(inputs, source=source)
     ways = remaps(weights, inputs, grid, kinds, min_fraction)
+    if save_weights is not None:
+        _save_weights(save_weights, weights, source, grid)
     years = _annual(inputs, ways) if annual else None
     group = "mon" if years is not None else ""
     names = {f.name: _fraction_name(f.name, len(inputs.fields)) for f in inputs.fields}
@@ -368,6 +373,22 @@ def regrid_files(
         "conservation": report,
         "left_out": list(inputs.left_out),
     }
+
+
+def _save_weights(path: Path, weights: AnyWeights, source: Source, grid: Grid) -> None:
+    """Whole or not at all. UsageError for weights that such a file would call conservative, and
+    where nothing can be written."""
+    if not math.isfinite(weights.tolerance):
+        raise UsageError(
+            Problem("--save-weights", found=weights.method, wanted="conservative weights")
+        )
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write_weights(partial, weights, source, grid)
+        partial.replace(path)
+    except OSError as error:
+        text = f"cannot be written: {error.strerror or error}"
+        raise UsageError(Problem("--save-weights", str(path), text, "a file to write")) from error
 
 
 # What another store says of itself would be wrong of a flat store made from it.

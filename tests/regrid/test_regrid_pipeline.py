@@ -293,6 +293,38 @@ def test_what_no_engine_can_do_is_said_before_anything_is_read(
     assert [p.name for p in tmp_path.iterdir()] == ["in.nc"]
 
 
+def test_weights_that_were_saved_give_the_same_values_when_they_are_read(tmp_path: Path) -> None:
+    path, file = monthly(tmp_path / "in.nc", 3), tmp_path / "weights.nc"
+    one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
+    arguments = ["regrid", str(path), "--grid", "2deg", "--out"]
+    done = CliRunner().invoke(app, [*arguments, str(one), "--save-weights", str(file)])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [*arguments, str(two), "--weights", str(file)])
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in tmp_path.iterdir()} == {"in.nc", "weights.nc", "one.zarr", "two.zarr"}
+    ours, theirs = open_store(one), open_store(two)
+    for name in ("x", "valid_fraction"):
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "words"),
+    [
+        ("w.nc", {"method": "nearest"}, "--save-weights: found nearest cell centre within"),
+        ("no/w.nc", {}, "cannot be written: No such file"),
+    ],
+)
+def test_weights_that_keep_no_integral_or_have_no_place_are_not_saved(
+    file: str, given: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = monthly(tmp_path / "in.nc", 1)
+    with pytest.raises(UsageError, match=words):
+        regrid_files(
+            [path], grid=TWO, out=tmp_path / "o.zarr", save_weights=tmp_path / file, **given
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["in.nc"]
+
+
 def test_edges_between_gaussian_rows_are_those_asked_for(tmp_path: Path) -> None:
     path = monthly(tmp_path / "in.nc", 1)
     found = {}
