@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from callmip_global.harmonize.rules import RULES
+
 PAGES = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
 
 
@@ -38,3 +40,22 @@ def test_every_link_of_a_page_has_a_target_and_none_is_left_over(page: Path) -> 
     assert sorted(defined) == sorted(set(used))
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_rules_is_that_of_the_registry(
+    project_root: Path, request: pytest.FixtureRequest
+) -> None:
+    path = project_root / "docs" / "harmonizing.md"
+    text = path.read_text(encoding="utf-8")
+    start, end = (
+        "<!-- rules: pytest tests/test_docs.py --update-golden -->\n",
+        "<!-- end of rules -->",
+    )
+    rows = [f"| `{r.name}` | {r.kind} | {r.does} | {r.evidence} |" for r in RULES.values()]
+    table = "\n".join(["| rule | kind | what happens | evidence |", "|---|---|---|---|", *rows])
+    before, rest = text.split(start)
+    wanted = f"{before}{start}{table}\n{end}{rest.split(end)[1]}"
+    if request.config.getoption("--update-golden"):
+        path.write_text(wanted, encoding="utf-8")
+        pytest.skip(f"{path} written")
+    assert text == wanted, "the rules have changed; pytest tests/test_docs.py --update-golden"
