@@ -7,6 +7,7 @@ that are made of each other) at a time, converted in float64, checked, and writt
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global import __version__
-from callmip_global.annual import Annual
+from callmip_global.annual import Annual, YearSums, when_there
 from callmip_global.errors import Problem
-from callmip_global.files import content_hash, ends_hash, walk_files
-from callmip_global.harmonize.checks import Summary, summary_problem
+from callmip_global.files import content_hash, ends_hash, walk_files, write_atomic
+from callmip_global.harmonize.checks import Summary
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import (
     Inventory,
     NativeFile,
     Timeline,
+    whole_years,
 )
 from callmip_global.harmonize.planning import (
     RefusedVariablesError,
@@ -39,7 +41,7 @@ from callmip_global.harmonize.planning import (
     place_of,
     plan_variables,
 )
-from callmip_global.harmonize.plausibility import fields_of, judge
+from callmip_global.harmonize.plausibility import Field, fields_of, judge
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
@@ -143,29 +145,78 @@ def harmonize_files(
 
 
 def check_values(
-    files: Sequence[NativeFile], variable_map: VariableMap, name: str
+    files: Sequence[NativeFile], variable_map: VariableMap, names: Sequence[str]
 ) -> dict[str, Any]:
-    """What harmonizing would do to all values of one variable, without writing them.
+    """What harmonizing would do to all values of the variables ``names``, without writing them.
 
-    Returns the variable's part of the report of `harmonize_run`; RefusedVariablesError if it would
-    be refused. Values that do not fill whole years are checked as well.
+    The parts ``variables`` and ``refused`` of the report of `harmonize_files`. Values that do not
+    fill whole years are checked as well.
     """
+    refused: dict[str, list[Problem]] = {}
+    plans: dict[str, RunPlan] = {}
+    for name in names:
+        try:
+            plan = _checking_plan(files, variable_map, name)
+        except RefusedVariablesError as error:
+            refused[name] = list(error.by_variable.get(name, error.problems))
+            continue
+        problems = _checked(plan, variable_map, name)
+        if problems:
+            refused[name] = problems
+        else:
+            plans[name] = plan
+    totals = variable_map.declared.totals
+    for digest in dict.fromkeys(plan.grid.digest for plan in plans.values()):
+        fields: dict[str, Field] = {}
+        alike = {n: plan for n, plan in plans.items() if plan.grid.digest == digest}
+        for name, plan in alike.items():
+            fields |= fields_of(plan, variable_map, [name], totals)
+        grid = next(iter(alike.values())).grid
+        for name, rule, said in judge(fields, grid):
+            if isinstance(said, Problem):
+                refused.setdefault(name, []).append(said)
+            else:
+                plans[name].plans[name].fixes[rule] = said
+    for name in names:
+        lacking = [n for n in variable_map.closure([name]) if n in refused and n != name]
+        if lacking and name not in refused:
+            said = f"no {lacking[0]}, which it is derived from"
+            place = variable_map.place(name)
+            refused[name] = [Problem(place, name, said, rule="derived-from-refused")]
+    good = {n: _variable_report(p.plans[n]) for n, p in plans.items() if n not in refused}
+    return {"variables": good, "refused": refused}
+
+
+def _checking_plan(files: Sequence[NativeFile], variable_map: VariableMap, name: str) -> RunPlan:
+    """The plan of one variable over all there is, or over the years that its sources share."""
     plan = plan_variables(files, variable_map, [name], None, ("mon", "yr"))
-    item = plan.plans[name]
-    timeline = item.timeline
-    assert timeline is not None
+    axes = {item.timeline.axis for item in plan.plans.values() if item.timeline is not None}
+    if len(axes) < 2:
+        return plan
+    spans = [whole_years(i.timeline) for i in plan.plans.values() if i.timeline is not None]
+    first = max((span[0] for span in spans if span), default=1)
+    last = min((span[1] for span in spans if span), default=0)
+    if None in spans or first > last:
+        found = "no whole year that all it is derived from has"
+        raise RefusedVariablesError({name: [Problem(variable_map.place(name), name, found)]})
+    return plan_variables(files, variable_map, [name], (first, last), ("mon", "yr"))
+
+
+def _checked(plan: RunPlan, variable_map: VariableMap, name: str) -> list[Problem]:
+    """Stream one variable, and what it is derived from, into its summary; the first problems."""
+    item, problems = plan.plans[name], dict[str, list[Problem]]()
+    timelines = [p.timeline for p in plan.plans.values() if p.timeline is not None]
+    axis = timelines[0].axis
     fraction = np.ones(plan.grid.shape) if plan.land_fraction is None else plan.land_fraction
-    problems: dict[str, list[Problem]] = {}
-    for start in range(0, timeline.axis.size, 12):
-        steps = slice(start, min(start + 12, timeline.axis.size))
-        Block(plan, timeline.axis.part(steps), steps, fraction).make(name, problems)
-    place = place_of(item, variable_map)
-    problem = closing_problem(item, place) or summary_problem(item.summary, item.variable, place)
-    if problem and not problems:
-        problems[name] = [problem]
-    if problems:
-        raise RefusedVariablesError(problems)
-    return _variable_report(item)
+    for start in range(0, axis.size, 12):
+        steps = slice(start, min(start + 12, axis.size))
+        block = Block(plan, axis.part(steps), steps, fraction)
+        for needed in variable_map.closure([name]):
+            block.make(needed, problems)
+        if any(problems.values()):
+            return [problem for found in problems.values() for problem in found]
+    closing = closing_problem(item, place_of(item, variable_map))
+    return [closing] if closing is not None else []
 
 
 # --- streaming -----------------------------------------------------------------------------------
@@ -308,8 +359,8 @@ class _Making:
         plan, variable_map = self.plan, self.variable_map
         absent = {n: e.absent for n, e in variable_map.entries.items() if e.absent is not None}
         fraction = variable_map.land_fraction or "every cell that holds a value counts as all land"
-        timelines = [plan.plans[n].timeline for n in variable_map.closure(good)]
-        used = {file.origin for t in timelines if t is not None for file in t.files}
+        items = [plan.plans[n] for n in variable_map.closure(good)]
+        used = {f.origin for item in items for t in _timelines(item) for f in t.files}
         return {
             "store": self.name.text,
             "years": list(plan.years),
@@ -398,15 +449,21 @@ def _units(work: _Work) -> list[_Unit]:
                 size = 0.0
                 for name in names:
                     item = plan.plans[name]
-                    if item.timeline is not None:
-                        per = 12 if (group, item.frequency) == ("yr", "mon") else 1
-                        steps = slice(per * region.start, per * region.stop)
-                        files |= {f.origin: f for f in _files_at(item.timeline, steps)}
-                        size += costs[name] * (steps.stop - steps.start)
+                    per = 12 if (group, item.frequency) == ("yr", "mon") else 1
+                    steps = slice(per * region.start, per * region.stop)
+                    size += costs.get(name, 0.0) * (steps.stop - steps.start)
+                    for timeline in _timelines(item):
+                        files |= {f.origin: f for f in _files_at(timeline, steps)}
                 mine = tuple(f for origin, f in files.items() if origin not in hashed)
                 hashed |= set(files)
                 units.append(_Unit(group, region, names, members, mine, size))
     return units
+
+
+def _timelines(item: VariablePlan) -> list[Timeline]:
+    """Of the variable itself, and of the cover fractions that it is averaged with."""
+    cover = None if item.cover is None else item.cover.timeline
+    return [timeline for timeline in (item.timeline, cover) if timeline is not None]
 
 
 def _files_at(timeline: Timeline, steps: slice) -> Iterator[NativeFile]:
@@ -518,20 +575,46 @@ def _make_years(work: _Work, unit: tuple[str, slice]) -> None:
     name, region = unit
     writer = work.writer
     months, shape = writer.regions("mon", name), work.plan.grid.shape
-    sums = work.annual.kept(writer.scratch, name, months, region, shape)
-    writer.fill("yr", name, region, _on_land(sums.whole(), work.fraction))
+    if _in_whole_years(months):
+        values = np.empty((region.stop - region.start, *shape), dtype=np.float32)
+        for part in months:
+            first, last = part.start // 12, part.stop // 12
+            if first < region.stop and last > region.start:
+                kept = np.load(when_there(_years_kept(writer, name, part)))
+                here = slice(max(first, region.start), min(last, region.stop))
+                values[here.start - region.start : here.stop - region.start] = kept[
+                    here.start - first : here.stop - first
+                ]
+    else:
+        sums = work.annual.kept(writer.scratch, name, months, region, shape)
+        values = sums.whole().astype(np.float32)
+    values[..., work.fraction == 0.0] = np.nan
+    writer.fill("yr", name, region, values)
+
+
+def _in_whole_years(months: Sequence[slice]) -> bool:
+    """Whether each region of months holds whole years: their means need no other region's sums."""
+    return all(region.start % 12 == 0 for region in months)
+
+
+def _years_kept(writer: StoreWriter, name: str, months: slice) -> Path:
+    return writer.scratch / f"{name}-{months.start}.npy"
+
+
+def _keep_years(work: _Work, name: str, months: slice, sums: YearSums) -> None:
+    """Keep the annual means of a region of months, or the sums where it cuts a year."""
+    if _in_whole_years(work.writer.regions("mon", name)):
+        content = io.BytesIO()
+        np.save(content, sums.whole().astype(np.float32))
+        write_atomic(_years_kept(work.writer, name, months), content.getvalue())
+    else:
+        sums.save(work.writer.scratch, name, months)
 
 
 def _held(item: VariablePlan) -> NDArray[np.bool_]:
     """Cells that ever held a value."""
     assert item.summary.held is not None
     return item.summary.held
-
-
-def _on_land(values: NDArray[Any], fraction: Array) -> NDArray[np.float32]:
-    kept = values.astype(np.float32)
-    kept[..., fraction == 0.0] = np.nan
-    return kept
 
 
 def _families(work: _Work, group: Frequency) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -568,15 +651,12 @@ def _make(work: _Work, unit: _Unit) -> dict[str, Any]:
         except OSError as error:
             problem = Problem(file.origin, found=f"a file that cannot be read ({error.strerror})")
             for name, item in mine.items():
-                if item.timeline is not None and file in item.timeline.files:
+                if any(file in timeline.files for timeline in _timelines(item)):
                     made.problems[name] = [problem]
     fields = _months if unit.group == "mon" else _years
     for name, values in fields(plan, work, unit.region, made):
-        if work.annual is not None and unit.group == "mon":
-            sums = work.annual.sums(unit.region, plan.grid.shape)
-            sums.add(unit.region, values, np.ones(plan.grid.shape))
-            sums.save(work.writer.scratch, name, unit.region)
-        work.writer.fill(unit.group, name, unit.region, _on_land(values, work.fraction))
+        values[..., work.fraction == 0.0] = np.nan
+        work.writer.fill(unit.group, name, unit.region, values)
     made.summaries = {name: item.summary for name, item in mine.items()}
     made.fixes = {name: item.fixes for name, item in mine.items() if item.fixes}
     return made.to_json()
@@ -584,14 +664,38 @@ def _make(work: _Work, unit: _Unit) -> dict[str, Any]:
 
 def _months(
     plan: RunPlan, work: _Work, region: slice, made: _Made
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    block = Block(plan, plan.axis("mon").part(region), region, work.fraction)
-    yield from _values(block, "mon", made)
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Monthly values, and what the annual ones need of them.
+
+    A year at a time: what is at work is then small beside the region that is to be written.
+    """
+    whole, shape = plan.axis("mon"), plan.grid.shape
+    fields: dict[str, NDArray[np.float32]] = {}
+    sums: dict[str, YearSums] = {}
+    steps_of: dict[str, int] = {}
+    for start in range(region.start, region.stop, 12):
+        steps = slice(start, min(start + 12, region.stop))
+        block = Block(plan, whole.part(steps), steps, work.fraction)
+        for name, values in _values(block, "mon", made):
+            if name not in fields:
+                fields[name] = np.empty((region.stop - region.start, *shape), dtype=np.float32)
+                if work.annual is not None:
+                    sums[name] = work.annual.sums(region, shape)
+            fields[name][start - region.start : steps.stop - region.start] = values
+            if work.annual is not None:
+                sums[name].add(steps, values, np.ones(shape))
+            steps_of[name] = steps_of.get(name, 0) + steps.stop - steps.start
+    for name, field_ in fields.items():
+        # Fewer steps where some could not be made, by themselves or by what they derive from.
+        if steps_of[name] == region.stop - region.start:
+            if name in sums:
+                _keep_years(work, name, region, sums[name])
+            yield name, field_
 
 
 def _years(
     plan: RunPlan, work: _Work, region: slice, made: _Made
-) -> Iterator[tuple[str, NDArray[Any]]]:
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Annual values: what the model wrote as such, and the means of its months."""
     annual: dict[str, list[NDArray[np.float32]]] = {}
     for step in range(region.start, region.stop):

@@ -21,7 +21,6 @@ from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.inventory import Taken, take
 from callmip_global.harmonize.naming import READABLE, classify
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
-from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.run import check_values
@@ -214,13 +213,10 @@ def check_files(files: Sequence[NativeFile], variable_map: VariableMap) -> list[
     """What harmonizing would make of the files of one run, without writing a store."""
     variable_map = complete(variable_map, files)
     entries = file_entries(files, variable_map)
-    for name in variable_map.delivered:
-        try:
-            report = check_values(files, variable_map, name)
-        except RefusedVariablesError as error:
-            entries += refused_entries(name, error.problems, files, variable_map)
-        else:
-            entries += variable_entries({"variables": {name: report}}, files)
+    report = check_values(files, variable_map, variable_map.delivered)
+    for name, problems in report["refused"].items():
+        entries += refused_entries(name, problems, files, variable_map)
+    entries += variable_entries(report, files)
     return entries
 
 

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from submissions import World
+from submissions import World, trendy
 
 from callmip_global.data import data_path
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid, standard_grid
 from callmip_global.harmonize.checks import CAUSES, Summary
 from callmip_global.harmonize.landmask import earth_land, placement
+from callmip_global.harmonize.native import scan
 from callmip_global.harmonize.plausibility import (
     Field,
     Finding,
@@ -33,6 +34,8 @@ from callmip_global.harmonize.plausibility import (
     windows,
 )
 from callmip_global.harmonize.rules import RULES
+from callmip_global.harmonize.submission import check_files
+from callmip_global.harmonize.variable_map import VariableMap, VariableSource
 from callmip_global.timeaxis import MonthAxis, month_axis
 from callmip_global.variables import variable_table
 
@@ -581,3 +584,26 @@ def test_a_stage_handed_in_twice_is_refused_and_one_variable_left_alone_is_told(
 def test_every_cause_has_a_factor_of_its_own() -> None:
     factors = [factor for factor, _ in CAUSES]
     assert len({round(f, 12) for f in factors}) == len(factors)
+
+
+# --- through the whole tool -----------------------------------------------------------------------
+
+
+def test_checking_files_judges_derived_variables_and_all_together(tmp_path: Path) -> None:
+    coarse = World(step_deg=30.0)
+    for name in ("gpp", "ra", "rh", "evspsbl"):
+        trendy(coarse, name).write(tmp_path / f"{name}.nc")
+    trendy(coarse, "hfls", values=coarse.values("hfls") * 1.4).write(tmp_path / "hfls.nc")
+    later = World(step_deg=30.0, years=(2003, 2004))
+    trendy(later, "lai").write(tmp_path / "lai.nc")
+    sources = ("gpp", "ra", "rh", "evspsbl", "hfls", "lai")
+    entries = {name: VariableSource(source=name) for name in sources}
+    entries["reco"] = VariableSource(derive="ra + rh")
+    entries["cLeaf"] = VariableSource(derive="lai + gpp")
+    files = [scan(path) for path in sorted(tmp_path.glob("*.nc"))]
+    found = {e.variable: e for e in check_files(files, VariableMap(entries))}
+    assert {n for n, e in found.items() if e.outcome == "refused"} == {"cLeaf"}
+    assert "no whole year that all it is derived from has" in found["cLeaf"].message
+    assert found["reco"].rules == ("derived",)
+    assert found["hfls"].rules == ("evaporation-open",)
+    assert "1.4" in found["hfls"].message
