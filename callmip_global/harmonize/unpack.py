@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,7 +165,6 @@ class _Inflated:
         self.pending = b""
         self.stream = zlib.decompressobj(wbits=31)
         self.begun = False
-        self.held = False  # whether the last read may have left content in zlib's own memory
 
     @property
     def offset(self) -> int:
@@ -172,7 +172,7 @@ class _Inflated:
 
     def read(self, size: int) -> bytes:
         while True:
-            if not (self.pending or self.held):
+            if not self.pending:
                 self.pending = self.raw.read(_BLOCK // 4)
                 if not self.pending:
                     if self.begun:
@@ -194,7 +194,6 @@ class _Inflated:
                 self.stream, self.begun = zlib.decompressobj(wbits=31), False
             else:
                 self.pending = self.stream.unconsumed_tail
-            self.held = self.begun and len(block) == size
             if block:
                 return block
 
@@ -217,6 +216,17 @@ class _Exact:
 class _Member:
     name: str
     size: int
+
+
+class _Promises:
+    """What the archives being unpacked now will need, by temporary file."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.bytes: dict[Path, int] = {}
+
+
+_promises = _Promises()
 
 
 class _Unpacking:
@@ -255,6 +265,8 @@ class _Unpacking:
             raise self._refuse(found, "a whole archive") from None
         finally:
             self.temporary.unlink(missing_ok=True)
+            with _promises.lock:
+                _promises.bytes.pop(self.temporary, None)
 
     def _refuse(
         self, found: str, wanted: str = "", remedy: str = _AGAIN, key: str = ""
@@ -310,14 +322,21 @@ class _Unpacking:
         return None if layout is None or layout.records is None else layout.needed_bytes
 
     def _bound(self, promised: int | None, size: int | None) -> int:
-        """Bytes that may be written. DataError where what is promised is too much."""
-        free = int(shutil.disk_usage(self.into).free * _DISK_SHARE)
-        bound = free if self.limit_bytes is None else min(free, self.limit_bytes)
+        """Bytes that may be written. DataError where what is promised is too much.
+
+        What other threads were promised and may not have written yet counts as written.
+        """
         wanted = max(promised or 0, size or 0)
-        if wanted > bound:
-            found = f"{wanted} bytes when unpacked"
-            why = "as the disk has room for" if bound == free else "the limit set"
-            raise self._refuse(found, f"{bound} bytes at most, {why}", "Make room, or pack less.")
+        with _promises.lock:
+            others = sum(n for path, n in _promises.bytes.items() if path != self.temporary)
+            free = int(shutil.disk_usage(self.into).free * _DISK_SHARE) - others
+            bound = free if self.limit_bytes is None else min(free, self.limit_bytes)
+            if wanted > bound:
+                found = f"{wanted} bytes when unpacked"
+                why = "as the disk has room for" if bound == free else "the limit set"
+                most = f"{max(bound, 0)} bytes at most, {why}"
+                raise self._refuse(found, most, "Make room, or pack less.")
+            _promises.bytes[self.temporary] = wanted
         if promised is None:
             return bound
         if size is not None and size > promised + _SLACK_BYTES:

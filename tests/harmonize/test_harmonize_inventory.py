@@ -149,6 +149,7 @@ def test_a_size_of_whole_blocks_and_an_empty_file_are_noted() -> None:
     broken = classify("IBIS/S1/IBIS_S1_evapotrans.nc", 650_444_800)
     assert broken.notes == ("interrupted upload? The size is 19850 times 32768 bytes exactly",)
     assert classify("IBIS/S1/IBIS_S1_evapotrans_1.nc", 792_400_691).notes == ()
+    assert classify("IBIS/S1/IBIS_S1_evapotrans.nc", 650_444_800 + 4096).notes == ()
     assert classify("IBIS/S1/IBIS_S1_gpp.nc", 0).notes == ("empty",)
     assert classify("IBIS/S1/README.txt", 32768).notes == ()
 
@@ -428,6 +429,33 @@ def test_pieces_of_time_frequencies_and_plant_types_are_no_copies(tmp_path: Path
     assert len(taken.files) == 7
 
 
+def test_where_times_have_no_units_names_tell_pieces_from_copies(tmp_path: Path) -> None:
+    def plain(path: Path) -> Path:
+        put(path)
+        with netCDF4.Dataset(path, "a") as nc:
+            nc["time"].delncattr("units")
+        return path
+
+    pieces, copies, unsure = (tmp_path / name for name in ("pieces", "copies", "unsure"))
+    for years in ("2001-2002", "2003-2004"):
+        plain(pieces / f"X_S3_gpp_{years}.nc")
+        plain(copies / f"X_S3_gpp_{years}.nc")
+    assert not run(pieces).refused
+    plain(copies / "corrected" / "X_S3_gpp_2003-2004.nc")
+    taken = run(copies)
+    assert taken_names(taken) == ["X_S3_gpp_2001-2002.nc"]
+    assert {problem.rule for _, problem in taken.refused} == {"duplicate"}
+    # Nothing tells: the timeline will.
+    plain(unsure / "a.nc")
+    plain(unsure / "b.nc")
+    assert not run(unsure).refused
+    plain(unsure / "OLD" / "c.nc")
+    assert len(run(unsure).refused) == 3
+    plain(tmp_path / "twice" / "one" / "a.nc")
+    plain(tmp_path / "twice" / "two" / "a.nc")
+    assert len(run(tmp_path / "twice").refused) == 2
+
+
 def test_pieces_that_overlap_are_refused_with_their_partner(tmp_path: Path) -> None:
     top = tmp_path / "X"
     put(top / "a.nc", years=(2001, 2003))
@@ -566,6 +594,7 @@ def test_a_file_far_smaller_than_its_siblings_is_a_stub(tmp_path: Path) -> None:
             top / f"X_S3_{name}.nc", {name: (big, KGC)}, years=(2001, 2020), lat=lat, lon=lon
         )
     put(top / "X_S3_tsl.nc", "tsl")
+    put(top / "X_S3_rn_2001-2002.nc", "rn")  # a piece that says so
     # A map that never changes is small too, and is none.
     with netCDF4.Dataset(top / "X_S3_canopy.nc", "w") as nc:
         nc.createDimension("lat", 4)
@@ -580,7 +609,9 @@ def test_a_file_far_smaller_than_its_siblings_is_a_stub(tmp_path: Path) -> None:
         time[:] = 15 + 30.4 * np.arange(240)
         nc.createVariable("fLuc", "f8", ("time", "lat", "lon"), zlib=True)[:] = 0.0
     taken = run(top)
-    assert taken_names(taken) == [f"X_S3_{n}.nc" for n in ("canopy", "fLuc", "gpp", "ra", "rh")]
+    assert taken_names(taken) == [
+        f"X_S3_{n}.nc" for n in ("canopy", "fLuc", "gpp", "ra", "rh", "rn_2001-2002")
+    ]
     ((origin, problem),) = taken.refused
     assert (Path(origin).name, problem.rule) == ("X_S3_tsl.nc", "stub")
     assert "as its siblings have" in str(problem)

@@ -379,6 +379,14 @@ def test_a_full_disk_is_a_problem_of_one_archive(
     archive.write_bytes(gzip.compress(content))
     usage = module.shutil.disk_usage(tmp_path)
     full = type(usage)(usage.total, usage.total, len(content) // 2)
+    # Enough for one, but another is being unpacked at the same time.
+    enough = type(usage)(usage.total, usage.total, 2 * len(content))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: enough)
+    monkeypatch.setitem(module._promises.bytes, out / "other", len(content))
+    refused(archive, out, "the disk has room for")
+    monkeypatch.delitem(module._promises.bytes, out / "other")
+    assert unpack(archive, tmp_path / "enough").size == len(content)
+    assert module._promises.bytes == {}
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: full)
     refused(archive, out, "the disk has room for", "Make room")
     monkeypatch.undo()
