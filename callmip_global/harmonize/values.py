@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from callmip_global.errors import DataError, Problem
 from callmip_global.harmonize.checks import tolerated
 from callmip_global.harmonize.fills import stray_sentinel
+from callmip_global.harmonize.kernels import clear_fill, clear_sea, divide_by_land
 from callmip_global.harmonize.planning import LOST, ZERO_SEA, RunPlan, VariablePlan, astray
 from callmip_global.timeaxis import MonthAxis
 
@@ -24,7 +25,8 @@ class Block:
     def __init__(self, plan: RunPlan, axis: MonthAxis, region: slice, fraction: Array) -> None:
         self.plan, self.axis, self.region = plan, axis, region
         self.weights = plan.grid.cell_area * fraction
-        self.sea = None if plan.land_fraction is None else plan.land_fraction == 0.0
+        land = plan.land_fraction
+        self.sea = None if land is None else np.flatnonzero(land == 0.0)
         self.kept: dict[str, Array] = {}
         self.needed = {
             n for p in plan.plans.values() if p.entry.expression for n in p.entry.expression.names
@@ -91,21 +93,23 @@ class Block:
         values = plan.read(steps)
         axis = timeline.axis.part(steps)
         if plan.fill is not None:
-            held = values == plan.fill.value
-            if not np.array_equal(held, np.broadcast_to(plan.fill.cells, held.shape)):
-                differ = np.flatnonzero((held != plan.fill.cells).any(axis=(1, 2)))
-                first = axis.part(slice(int(differ[0]), int(differ[0]) + 1))
-                cells = int((held[differ[0]] != plan.fill.cells).sum())
-                found = (
-                    f"{plan.fill.value:g} in {_span(first)} not where it is at first, {cells} cells"
-                )
+            flat = values.reshape(values.shape[0], -1)
+            step, cells = clear_fill(flat, plan.fill.value, plan.fill.cells.ravel())
+            if step >= 0:
+                at = _span(axis.part(slice(step, step + 1)))
+                found = f"{plan.fill.value:g} in {at} not where it is at first, {cells} cells"
                 remedy = "Set the attribute _FillValue to what means missing."
                 wanted = "a fill value that an attribute names, or the same cells in every step"
-                where = timeline.files[0].origin
                 raise DataError(
-                    Problem(where, timeline.name, found, wanted, remedy, "fill-changes")
+                    Problem(
+                        timeline.files[0].origin,
+                        timeline.name,
+                        found,
+                        wanted,
+                        remedy,
+                        "fill-changes",
+                    )
                 )
-            np.copyto(values, np.nan, where=plan.fill.cells)
         return self._per_land(plan, plan.converted(values, axis), axis)
 
     def _per_land(self, plan: VariablePlan, values: Array, axis: MonthAxis) -> Array:
@@ -113,34 +117,23 @@ class Block:
         if fraction is None or sea is None:
             return values
         assert plan.timeline is not None
-        over_sea = values[:, sea]
-        held = np.isfinite(over_sea)
+        flat = values.reshape(values.shape[0], -1)
         if plan.per == "cell" and plan.variable.kind != "state":
-            mass = np.abs(np.nan_to_num(values)).sum(axis=0) * self.plan.grid.cell_area
-            lost = float(mass[sea].sum() / mass.sum()) if mass.sum() else 0.0
-            if lost > LOST:
-                raise astray(plan, lost)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values /= fraction
+            area = self.plan.grid.cell_area.ravel()
+            total, lost = divide_by_land(flat, fraction.ravel(), area)
+            if lost > LOST * total:
+                raise astray(plan, lost / total)
             plan.fixes["per-cell"] = "divided by the land fraction, to values per land area"
-        if held.any():
-            if plan.zero_sea:
-                zeros = int((over_sea == 0.0).sum())
-                if zeros <= ZERO_SEA * int(held.sum()):
-                    found = (
-                        f"other values than 0 over the sea in {_span(axis)}, 0 in the first step"
-                    )
-                    remedy = "Write missing values where there is no land."
-                    where, wanted = plan.timeline.files[0].origin, "0 or missing over the sea"
-                    raise DataError(
-                        Problem(where, plan.timeline.name, found, wanted, remedy, "sea-changes")
-                    )
-            else:
-                cells = int(held.any(axis=0).sum())
-                plan.fixes["sea"] = f"set to missing where the land fraction is 0, {cells} cells"
-            np.copyto(values, np.nan, where=sea)
-        elif plan.per == "cell":
-            np.copyto(values, np.nan, where=sea)
+        cells, held, zeros = clear_sea(flat, sea)
+        if held and not plan.zero_sea:
+            plan.fixes["sea"] = f"set to missing where the land fraction is 0, {cells} cells"
+        elif zeros < ZERO_SEA * held:
+            found = f"other values than 0 over the sea in {_span(axis)}, 0 in the first step"
+            remedy = "Write missing values where there is no land."
+            where, wanted = plan.timeline.files[0].origin, "0 or missing over the sea"
+            raise DataError(
+                Problem(where, plan.timeline.name, found, wanted, remedy, "sea-changes")
+            )
         return values
 
 
