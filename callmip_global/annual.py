@@ -112,8 +112,11 @@ def _place(folder: Path, name: str, region: slice) -> Path:
     return folder / f"{name}-{region.start}.npz"
 
 
-def _when_there(path: Path) -> Path:
-    """On network file systems a file that another node has made may take a minute to show."""
+def when_there(path: Path) -> Path:
+    """The path, when there is something at it.
+
+    On network file systems a file that another node has made may take a minute to show.
+    """
     for _ in range(_PATIENCE_S):
         if path.exists():
             break
@@ -173,7 +176,7 @@ class YearSums:
             return
         here = slice(first - self.span.start, last - self.span.start)
         there = slice(first - span.start, last - span.start)
-        with np.load(_when_there(_place(folder, name, region))) as kept:
+        with np.load(when_there(_place(folder, name, region))) as kept:
             self.total[here] += kept["total"][there]
             self.covered[here] += kept["covered"][there]
 
