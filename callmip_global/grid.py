@@ -581,14 +581,13 @@ def _tolerance(step: float) -> float:
 def _regular(values: Array, turn: float) -> Array | None:
     """The equally spaced values that all given ones are but for rounding, or None.
 
-    Steps are a whole part of ``turn`` (360, 180), placed at a multiple of a 16th of the step, or
-    steps and place are numbers of at most 5 decimals: whichever is nearer. They are the quotients
-    of integers, so that one grid has the same bits however it was written.
+    Steps are a whole part of ``turn`` (360, 180), placed at a multiple of a 16th of the step; else
+    steps and place are numbers of at most 5 decimals. They are the quotients of integers, so that
+    one grid has the same bits however it was written.
     """
     if values.size < 2:
         return None
     step = float(values[-1] - values[0]) / (values.size - 1)
-    best, nearest = None, _tolerance(step)
     numbers = np.arange(values.size)
     for one, divisor in ((round(turn), 16 * max(1, round(turn / step))), (1, 100_000)):
         unit = one / divisor
@@ -598,9 +597,9 @@ def _regular(values: Array, turn: float) -> Array | None:
         first = round(float(np.median(values - numbers * count * unit)) / unit)
         exact: Array = (first + numbers * count) * float(one) / divisor
         distance = float(np.abs(exact - values).max())
-        if distance < nearest:
-            best, nearest = exact, distance
-    return best
+        if distance < _tolerance(step):
+            return exact
+    return None
 
 
 def _midpoints(points: Array) -> Array:

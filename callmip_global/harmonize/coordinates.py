@@ -61,7 +61,7 @@ def read_grid(ds: xr.Dataset, where: str) -> tuple[SourceGrid, tuple[Note, ...]]
     except DataError as error:
         raise DataError(replace(p, rule=p.rule or "grid") for p in error.problems) from None
     notes = [*_names(ds, source), *_units(ds, source), *_jitter(ds, source), *_edges(source)]
-    return source, (*notes, *_extent(source.grid))
+    return source, (*notes, *_turn(source), *_extent(source.grid))
 
 
 def _land_vector(ds: xr.Dataset, where: str) -> tuple[LandVector, tuple[Note, ...]] | None:
@@ -199,6 +199,15 @@ def _edges(source: SourceGrid) -> list[Note]:
     if on_poles and source.edge_model == "clipped-midpoints":
         return [("grid-edges", "rows centred on a pole are cut there to half their height")]
     return []
+
+
+def _turn(source: SourceGrid) -> list[Note]:
+    """Rule ``longitude-order``: columns from 0 to 360 are compared and regridded on the circle."""
+    first, last = (float(source.grid.lon[i]) for i in (0, -1))
+    if last <= 180.0:
+        return []
+    words = f"columns from {first:.6g} to {last:.6g} degrees east, turned to the order of each grid"
+    return [("longitude-order", words)]
 
 
 def _extent(grid: Grid) -> list[Note]:

@@ -22,6 +22,7 @@ from callmip_global.errors import DataError, Problem
 from callmip_global.grid import SourceGrid
 from callmip_global.harmonize.coordinates import read_grid
 from callmip_global.harmonize.declared import Declared
+from callmip_global.harmonize.kernels import decode
 from callmip_global.harmonize.netcdf3 import needed_bytes
 from callmip_global.harmonize.times import read_axis
 from callmip_global.harmonize.zarrfiles import lost_chunks, open_zarr, read_zarr
@@ -64,6 +65,7 @@ class NativeFile:
     a month or a year; the files around it decide. ``notes``: (rule, words) of what had to be mended
     or assumed to read it. ``synthetic``: what the file says of itself where its values are
     synthetic. ``own_notes`` and ``flaws``: notes of single variables, and what makes one unusable.
+    ``problems``: why the header as a whole cannot be used; every field then has a flaw.
     ``origin``: what reports and messages call the file, ``archive.tar.gz::member.nc``
     for one that was unpacked; the path if nothing else is given.
     """
@@ -78,7 +80,8 @@ class NativeFile:
     synthetic: str = ""
     origin: str = ""
     own_notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
-    flaws: Mapping[str, Problem] = field(default_factory=dict)
+    flaws: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.origin:
@@ -102,6 +105,17 @@ class NativeFile:
         """Variables that are fields on the grid and change in time, or may."""
         dims = self.grid_dims()
         return [n for n, v in self.variables.items() if dims and dims <= set(v.dims)]
+
+
+class HeaderError(DataError):
+    """A header that was read but cannot be used. ``file``: what it holds, a flaw for each field."""
+
+    def __init__(self, file: NativeFile) -> None:
+        self.file = file
+        super().__init__(file.problems)
+
+    def __reduce__(self) -> tuple[type[HeaderError], tuple[object, ...]]:
+        return type(self), (self.file,)
 
 
 def open_native(path: Path, origin: str = "") -> tuple[xr.Dataset, tuple[Note, ...]]:
@@ -186,9 +200,9 @@ def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeF
     """Header of a NetCDF file or Zarr store.
 
     declared : its calendar is used where the file states none, its start where times have no units
-    DataError with all problems of a file that cannot be opened, whose time axis cannot be
-    understood or contradicts what is declared, or whose grid is no rectilinear one; and then with
-    what was mended before, so that no record of it is lost.
+    DataError for a file that cannot be opened. HeaderError, a DataError, with all problems of one
+    whose time axis cannot be understood or contradicts what is declared, or whose grid is no
+    rectilinear one; and with what was mended to open it.
     """
     where = origin or str(path)
     own_notes: dict[str, list[Note]] = {}
@@ -197,6 +211,7 @@ def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeF
         notes: tuple[Note, ...] = ()
     else:
         ds, notes = _open_netcdf(path, where)
+    opening = notes
     problems: list[Problem] = []
     times, grid = None, None
     with ds:
@@ -219,8 +234,21 @@ def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeF
             problems += error.problems
         synthetic = _synthetic(ds.attrs)
     if problems:
-        told = (Problem(where, "", f"and mended before: {w}", rule=rule) for rule, w in notes)
-        raise DataError([*problems, *told])
+        told = (Problem(where, "", f"and mended before: {w}", rule=rule) for rule, w in opening)
+        every = (*problems, *told)
+        fields = [
+            n for n, v in variables.items() if len(v.dims) >= 2 and n not in _bounds(variables)
+        ]
+        flaws = dict.fromkeys(fields, every)
+        raise HeaderError(
+            NativeFile(
+                *(path, variables, grid, None, None, False),
+                synthetic=synthetic,
+                origin=where,
+                flaws=flaws,
+                problems=every,
+            )
+        )
     file = NativeFile(
         path=path,
         variables=variables,
@@ -235,12 +263,18 @@ def scan(path: Path, declared: Declared = _NOTHING, origin: str = "") -> NativeF
     return _with_variables(file, own_notes)
 
 
+def _bounds(variables: Mapping[str, NativeVariable]) -> set[str]:
+    """Names of the bounds of coordinates, by their attribute or their ending."""
+    named = {str(v.attributes.get("bounds", "")) for v in variables.values()}
+    return named | {n for n in variables if n.endswith(("_bnds", "_bounds", "_bnd"))}
+
+
 def _with_variables(file: NativeFile, own_notes: dict[str, list[Note]]) -> NativeFile:
     """The file with notes and flaws of each field: order of dimensions, lost chunks.
 
     Rule ``dimension-order``: fields are turned to time, latitude, longitude.
     """
-    flaws: dict[str, Problem] = {}
+    flaws: dict[str, tuple[Problem, ...]] = {}
     grid = file.source_grid
     for name in file.data_variables():
         dims = tuple(file.variables[name].dims)
@@ -257,7 +291,7 @@ def _with_variables(file: NativeFile, own_notes: dict[str, list[Note]]) -> Nativ
             )
             own_notes.setdefault(name, []).extend(more)
             if flaw is not None:
-                flaws[name] = flaw
+                flaws[name] = (flaw,)
     told = {name: tuple(notes) for name, notes in own_notes.items() if notes}
     return replace(file, own_notes=told, flaws=flaws)
 
@@ -334,7 +368,11 @@ def build_timeline(
     else. DataError on overlaps and on missing periods, which are listed, and when the files
     disagree on the calendar or the grid.
     """
-    holders = [f for f in files if name in f.variables and f.axis is not None]
+    found_in = [f for f in files if name in f.variables]
+    flaws = [problem for f in found_in for problem in f.flaws.get(name, ())]
+    if flaws:
+        raise DataError(flaws)
+    holders = [f for f in found_in if f.axis is not None]
     fixed = [
         f
         for f in holders
@@ -346,9 +384,6 @@ def build_timeline(
         raise DataError(
             Problem(fixed[0].origin, name, found, "values along time", remedy, "time-missing")
         )
-    flaws = [f.flaws[name] for f in holders if name in f.flaws]
-    if flaws:
-        raise DataError(flaws)
     if not holders:
         raise DataError(
             Problem(where, found=f"no file with the native variable {name!r} and a time axis")
@@ -603,20 +638,23 @@ def decoded(raw: NDArray[Any], attributes: Mapping[str, Any]) -> Array:
     Missing are ``_FillValue`` and ``missing_value``, compared in the type they are stored in, and
     NetCDF's own default fill.
     """
-    missing = np.zeros(raw.shape, dtype=bool)
+    missing = []
     for key in ("_FillValue", "missing_value"):
         for value in np.atleast_1d(attributes.get(key, [])):
             try:
-                missing |= raw == raw.dtype.type(value)
+                missing.append(raw.dtype.type(value))
             except (TypeError, ValueError, OverflowError):
                 continue
-    values: Array = raw.astype(np.float64)
     if raw.dtype.kind == "f":
-        missing |= raw == raw.dtype.type(DEFAULT_FILL)
-    scale, offset = (attributes.get(key, usual) for key, usual in _PACKING.items())
-    values *= float(scale)
-    values += float(offset)
-    values[missing] = np.nan
+        missing.append(raw.dtype.type(DEFAULT_FILL))
+    if not raw.dtype.isnative:
+        raw = raw.astype(raw.dtype.newbyteorder("="))
+    scale, offset = (float(attributes.get(key, usual)) for key, usual in _PACKING.items())
+    values = np.empty(raw.shape)
+    shape = (-1, *raw.shape[-2:]) if raw.ndim > 1 else (1, 1, -1)
+    decode(
+        raw.reshape(shape), np.array(missing, dtype=raw.dtype), scale, offset, values.reshape(shape)
+    )
     return values
 
 
@@ -631,7 +669,11 @@ class Readable(Protocol):
 
 @dataclass
 class Inventory:
-    """All native files of one run: their headers, and the problems of broken ones by origin."""
+    """All native files of one run.
+
+    files : their headers, also those whose fields all have flaws (`NativeFile.problems`)
+    problems : of files that cannot be opened or hold no field, by origin
+    """
 
     files: list[NativeFile] = field(default_factory=list)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
@@ -644,6 +686,11 @@ class Inventory:
         for origin, path in sorted(named):
             try:
                 inventory.files.append(scan(path, declared, origin))
+            except HeaderError as error:
+                if error.file.flaws:
+                    inventory.files.append(error.file)
+                else:
+                    inventory.problems[origin] = list(error.problems)
             except DataError as error:
                 inventory.problems[origin] = list(error.problems)
         return inventory

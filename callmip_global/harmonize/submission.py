@@ -126,6 +126,10 @@ def file_entries(files: Sequence[NativeFile], variable_map: VariableMap) -> list
     weights |= {variable_map.land_fraction, variable_map.cover}
     entries = []
     for file in files:
+        if file.problems:
+            others = [name for name in file.flaws if name not in sources]
+            entries += [refused(file.origin, n, "unreadable", file.problems) for n in others]
+            continue
         fields = file.data_variables()
         for name in fields:
             if name in sources:

@@ -198,7 +198,7 @@ def _since(var: xr.Variable) -> str:
 
 
 def _spelling(times: _Times, attributes: Any) -> None:
-    """Rule ``time-spelling``: capitals, ``unit`` for units, dates such as 1700-1-16 or AD 0-Jan-1st
+    """Rule ``time-units``: capitals, ``unit`` for units, dates such as 1700-1-16 or AD 0-Jan-1st
     mean what they say, but other tools leave such times undecoded or misread them."""
     match = _SINCE.fullmatch(times.units)
     if match is None:
@@ -222,7 +222,8 @@ def _spelling(times: _Times, attributes: Any) -> None:
         plain.split(maxsplit=1)[1]
     )
     if not written or not str(attributes.get("units", "")).strip():
-        times.note("time-spelling", f"{times.units!r} read as {plain!r}")
+        own = "units" if str(attributes.get("units", "")).strip() else "unit (not units)"
+        times.note("time-units", f"{own} {times.units!r} read as {plain!r}")
     times.units = plain
 
 
@@ -294,27 +295,31 @@ def _calendar(times: _Times, stated: str, declared: str | None, *, inferred: boo
 
 
 def _only_calendar(times: _Times) -> str | None:
-    """The one calendar that the lengths of the steps prove, or None where several will do."""
-    possible, steady = [], []
-    for calendar in _CALENDARS:
-        axis = _tried(times, calendar)
-        if axis is not None:
-            possible.append(calendar)
-            if _is_steady(times, axis):
-                steady.append(calendar)
-    best = steady or possible
-    if len(best) > 1 and "standard" not in best:
+    """The one calendar that the lengths of the steps prove, or None where several will do.
+
+    Several will do as long as they mean the same months; then CF's default is taken. The more
+    regular the stamps are in a calendar, the more it proves.
+    """
+    possible = {c: axis for c in _CALENDARS if (axis := _tried(times, c)) is not None}
+    if not possible:
+        return None
+    regularity = {c: _regularity(times, axis) for c, axis in possible.items()}
+    best = [c for c in possible if regularity[c] == max(regularity.values())]
+    if len(best) == 1:
+        return best[0]
+    if "standard" not in best or len({possible[c].first for c in best}) > 1:
+        said = " or ".join(f"{_span(possible[c])} ({c})" for c in best)
         raise DataError(
             Problem(
                 times.where,
                 f"{times.name}.calendar",
-                f"none, and the times fit {' as well as '.join(best)}",
+                f"none, and the times may be {said}",
                 "the calendar the model ran in",
                 'Set the attribute, or declare it in the manifest ("calendar: ...").',
                 rule="calendar-unclear",
             )
         )
-    return best[0] if len(best) == 1 else None
+    return None
 
 
 def _tried(times: _Times, calendar: str) -> MonthAxis | None:
@@ -326,19 +331,20 @@ def _tried(times: _Times, calendar: str) -> MonthAxis | None:
     return None
 
 
-def _is_steady(times: _Times, axis: MonthAxis) -> bool:
-    """Whether all stamps are on one day of their period, at its middle, or at its end.
-
-    Equally far from the end, but days before it, is one day of the next month in another calendar.
-    """
+def _regularity(times: _Times, axis: MonthAxis) -> int:
+    """2 where all stamps are on one day of their period, at its middle, or at its end; 1 where they
+    are equally far from the end, which may be one day of the next month in another calendar."""
     days = times.days(times.values, axis.calendar)
     from_start, to_end = days - axis.bounds[:, 0], axis.bounds[:, 1] - days
     from_middle = days - axis.time
-    return bool(
+    even = np.ptp(to_end) <= _STEADY
+    if (
         np.ptp(from_start) <= _STEADY
-        or (np.ptp(to_end) <= _STEADY and to_end.max() <= 1.0 + _STEADY)
+        or (even and to_end.max() <= 1.0 + _STEADY)
         or np.abs(from_middle).max() <= _STEADY_MIDDLES
-    )
+    ):
+        return 2
+    return int(even)
 
 
 def _epoch(times: _Times) -> None:
@@ -409,7 +415,7 @@ def _with_calendar(times: _Times, error: DataError) -> DataError:
         for c in _CALENDARS
         if c != times.calendar
         and (axis := _tried(times, c)) is not None
-        and _is_steady(times, axis)
+        and _regularity(times, axis) == 2
     ]
     if len(fitting) != 1:
         return error

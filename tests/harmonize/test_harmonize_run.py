@@ -87,7 +87,7 @@ def test_values_are_turned_converted_and_labelled(tmp_path: Path) -> None:
     )
     item = report["variables"]["gpp"]
     assert item["outcome"] == "fixed"
-    assert set(item["fixes"]) == {"units", "latitude-order"}
+    assert set(item["fixes"]) == {"units", "latitude-order", "longitude-order"}
     assert item["max"] == pytest.approx(np.nanmax(gpp) * 1e-3 / 86400)
     info = store_info(tmp_path / NAME.text)
     assert info.provenance["harmonize"]["files"] == report["files"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from native_files import field, write_native
 
 from callmip_global.errors import DataError
 from callmip_global.harmonize.declared import Declared
-from callmip_global.harmonize.native import build_timeline, scan
+from callmip_global.harmonize.native import HeaderError, Inventory, build_timeline, scan
 from callmip_global.harmonize.rules import RULES
 from callmip_global.harmonize.times import TimeAxis, read_axis
 from callmip_global.timeaxis import TIME_UNITS, MonthAxis, month_axis
@@ -76,7 +77,7 @@ def test_middles_are_read_however_units_are_spelt(
     found = axis_of(axis.time * scale, f"{unit} since {origin}", calendar)
     assert found.axis == axis
     plain = unit != "Days" and origin.startswith("1850-01-01")
-    assert rules(found) == ([] if plain else ["time-spelling"])
+    assert rules(found) == ([] if plain else ["time-units"])
 
 
 @given(st.integers(1600, 2000), st.integers(3, 40), st.floats(-0.29, 0.29))
@@ -98,7 +99,7 @@ SEEN: dict[str, tuple[str, Any, str | None, tuple[int, int], list[str]]] = {
         MONTHS_1700,
         "noleap",
         (1700, 1),
-        ["time-spelling", "time-counting"],
+        ["time-units", "time-counting"],
     ),
     "VISIT v12": (
         "months since 1860-01-01",
@@ -112,7 +113,7 @@ SEEN: dict[str, tuple[str, Any, str | None, tuple[int, int], list[str]]] = {
         1700.042 + np.arange(36) / 12,
         "noleap",
         (1700, 1),
-        ["time-spelling", "time-counting"],
+        ["time-units", "time-counting"],
     ),
     "absolute months": (
         "month as %Y%m.%f",
@@ -168,7 +169,7 @@ def test_a_year_0_of_the_standard_calendar_is_read_as_cdo_does_with_a_warning() 
 def test_unit_stands_in_for_units() -> None:
     found = axis_of([15, 46], None, "noleap", unit="days since 1700-01-01")
     assert found.axis.first == (1700, 1)
-    assert rules(found) == ["time-spelling"]
+    assert rules(found) == ["time-units"]
 
 
 def test_time_counter_is_time() -> None:
@@ -427,18 +428,26 @@ def test_wanted_years_that_are_as_many_but_others_are_refused_as_such(tmp_path: 
     assert caught.value.problems[0].rule == "period-missing"
 
 
-def test_problems_of_time_and_grid_are_told_together_with_what_was_mended(tmp_path: Path) -> None:
+def test_problems_of_time_and_grid_are_told_together_and_for_every_field(tmp_path: Path) -> None:
     path = write_native(
         tmp_path / "gpp.nc",
         {"GPP": (field(0, 20), CARBON)},
-        time_units="days since 1901-1-1",
-        say_calendar=False,
         lon=np.array([0.0, 60.0, 110.0, 180.0, 240.0, 300.0]),
     )
-    with pytest.raises(DataError) as caught:
+    with netCDF4.Dataset(path, "a") as nc:
+        nc["time"].units = "fortnights since 1901-01-01"
+    with pytest.raises(HeaderError) as caught:
         scan(path, origin="hand-in.tar.gz::gpp.nc")
-    assert [p.rule for p in caught.value.problems] == ["grid", "time-spelling", "calendar-proven"]
+    assert [p.rule for p in caught.value.problems] == ["time-undecodable", "grid"]
     assert all(p.where == "hand-in.tar.gz::gpp.nc" for p in caught.value.problems)
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert copied.problems == caught.value.problems
+    inventory = Inventory.of([path])
+    (file,) = inventory.files
+    assert inventory.problems == {}
+    assert list(file.flaws) == ["GPP"]
+    with pytest.raises(DataError, match="fortnights"):
+        build_timeline("GPP", inventory.files, None, "map")
 
 
 def test_a_single_step_may_be_a_month_or_a_year_unless_bounds_tell(tmp_path: Path) -> None:
