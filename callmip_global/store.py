@@ -750,7 +750,8 @@ def unmasked_fill(values: NDArray[np.floating[Any]]) -> float | None:
     if not values.size:
         return None
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-    return fill_among(float(low), float(high), float(np.mean(values == low)))
+    share = float(np.mean(values == low)) if low in _NEGATIVE_FILLS else 0.0
+    return fill_among(float(low), float(high), share)
 
 
 def fill_among(low: float, high: float, share_of_low: float) -> float | None:

@@ -16,7 +16,7 @@ from callmip_global.benchmark.inputs import Run
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
 from callmip_global.benchmark.series import Box, Period, Series, days_of
-from callmip_global.benchmark.statistics import Moments, PairSums, regional_sums
+from callmip_global.benchmark.statistics import Moments, PairSums
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
 from callmip_global.store import PER_LAND
@@ -81,7 +81,7 @@ def compare(
     kept = list(runs)
     while True:
         gathered = _gather(product, reference, kept, frequency, regions, regridder)
-        if gathered.values_of_reference == 0:
+        if gathered.values[0] == 0:
             raise DataError(
                 Problem(
                     reference.where,
@@ -90,7 +90,7 @@ def compare(
                     "values in the months that the runs have",
                 )
             )
-        empty = [k for k, count in enumerate(gathered.values_of_runs) if count == 0]
+        empty = [k for k, count in enumerate(gathered.values[1:]) if count == 0]
         problems += [
             Problem(
                 kept[k][0].label,
@@ -114,7 +114,8 @@ class _Gathered:
 
     ``reference``, ``maps``: as in ``Comparison``. ``area_valid`` (regions, T): common area [m2];
     ``area_sums`` (series, regions, T): area times value. ``cycle_sums``, ``cycle_areas`` (series,
-    regions, 12): area times mean of the calendar month, and that area.
+    regions, 12): area times mean of the calendar month, and that area. ``values``
+    (series,): how many there are, common or not.
     """
 
     grid: Grid
@@ -127,8 +128,7 @@ class _Gathered:
     area_sums: Array
     cycle_sums: Array
     cycle_areas: Array
-    values_of_reference: int
-    values_of_runs: NDArray[np.int64]
+    values: NDArray[np.int64]
     implausible: int
 
 
@@ -158,8 +158,7 @@ def _gather(
         np.zeros((n_series, n_regions, len(periods))),
         np.zeros((n_series, n_regions, 12)),
         np.zeros((n_series, n_regions, 12)),
-        0,
-        np.zeros(len(runs), dtype=np.int64),
+        np.zeros(n_series, dtype=np.int64),
         0,
     )
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
@@ -183,11 +182,11 @@ def _gather_tile(
     shape = tuple(len(range(*cut.indices(n))) for cut, n in zip(box, grid.shape, strict=True))
     n_cells, n_steps = math.prod(shape), len(periods)
     areas = np.stack([area[box].ravel() for area in found.areas.values()])
-    first, region, area = _regions_of_cells(areas)
-    low, high = variable_table()[product.variable].valid_range
+    part, shares = _parts(areas, grid.cell_area[box].ravel())
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
-    sums: PairSums | None = None
+    sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
+    stored = np.result_type(*(_type(s) for s in series[1:]))
     size = _block_steps(n_cells, n_runs)
     for start in range(0, n_steps, size):
         here = slice(start, min(start + size, n_steps))
@@ -196,22 +195,22 @@ def _gather_tile(
             r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
         else:
             r = on_grid(series[0], block, grid, product.variable, regridder, box)
-        m = np.empty((n_runs, len(block), n_cells), np.result_type(*(_type(s) for s in series[1:])))
+        m = np.empty((n_runs, len(block), n_cells), stored)
         for k, run in enumerate(series[1:]):
             m[k] = on_grid(run, block, grid, product.variable, regridder, box)
-            found.values_of_runs[k] += int(np.isfinite(m[k]).sum())
-        found.values_of_reference += int(np.isfinite(r).sum())
-        with np.errstate(invalid="ignore"):
-            found.implausible += int(((r < low) | (r > high)).sum())
-        if sums is None:
-            valid = np.isfinite(r) & np.isfinite(m).all(axis=0)
-            guesses = [_guess(x, valid) for x in m]
-            sums = PairSums.start(_guess(r, valid), guesses, 12 if monthly else 1)
-        valid = sums.add(r, m, days=found.days[here], slots=slots[here])
-        found.area_valid[:, here] += areas @ valid.T
-        for i, values in enumerate((r, *m)):
-            regional_sums(values, valid, first, region, area, found.area_sums[i, :, here])
-    assert sums is not None
+        added = sums.add(
+            r,
+            m,
+            found.days[here],
+            slots[here],
+            part=part,
+            area=grid.cell_area[box].ravel(),
+            plausible=variable_table()[product.variable].valid_range,
+        )
+        found.area_valid[:, here] += shares @ added.areas
+        found.area_sums[:, :, here] += shares @ added.sums
+        found.values += added.seen
+        found.implausible += added.outside
     moments = sums.moments()
     minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
     usable = moments.count >= minimum
@@ -232,11 +231,21 @@ def _type(series: Series) -> np.dtype[Any]:
     return np.dtype(getattr(series, "dtype", np.float64))
 
 
-def _regions_of_cells(areas: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    """For ``regional_sums``, from the area of each cell in each region (regions, N)."""
-    cell, region = np.nonzero(areas.T)
-    first = np.searchsorted(cell, np.arange(areas.shape[1] + 1))
-    return first.astype(np.int64), region.astype(np.int64), areas[region, cell]
+def _parts(areas: Array, whole: Array) -> tuple[NDArray[np.int64], Array]:
+    """Cells that lie in the same regions, by the same share of their area, are one part: (N,) the
+    part of each cell, and (regions, parts) those shares.
+
+    areas : (regions, N) area of each cell inside a region;  whole : (N,) its area [m2]
+    """
+    # Shares of 1 come out of sines with rounding, which would make every row a part of its own.
+    shares = np.round(areas / whole, 12)
+    # Sorting one number for each cell is faster than sorting columns.
+    key = np.random.default_rng(0).random(len(shares)) @ shares
+    _, first, part = np.unique(key, return_index=True, return_inverse=True)
+    kinds = shares[:, first]
+    if not np.array_equal(kinds[:, part], shares):
+        kinds, part = np.unique(shares, axis=1, return_inverse=True)
+    return part.reshape(-1).astype(np.int64), kinds
 
 
 def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
@@ -349,12 +358,6 @@ def _static_map(product: Product, reference: Series, grid: Grid, regridder: Regr
         return np.asarray(total / count).reshape(grid.shape)
 
 
-def _guess(values: Array, valid: NDArray[np.bool_]) -> Array:
-    """(N,) mean of the block's common values, 0 where there are none."""
-    count = valid.sum(axis=0)
-    return np.asarray(np.where(valid, values, 0.0).sum(axis=0) / np.maximum(count, 1))
-
-
 def _common_periods(
     product: Product,
     reference: Series,
@@ -420,7 +423,7 @@ def _result(
         comparison.cycles = _regional_cycles(gathered)
     if frequency != "fx":
         comparison.annual = _annual_series(gathered, frequency)
-    share = gathered.implausible / gathered.values_of_reference
+    share = gathered.implausible / gathered.values[0]
     if share > _IMPLAUSIBLE_SHARE and not product.anomaly:
         entry = variable_table()[product.variable]
         comparison.notes.append(

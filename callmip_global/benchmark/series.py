@@ -114,7 +114,10 @@ class FileSeries:
                 found = f"{fill:g}, which no attribute calls missing"
                 remedy = f"Name it first: ncatted -a _FillValue,{self.name},o,f,{fill:g} FILE"
                 raise DataError(Problem(self.where, self.name, found, "missing values", remedy))
-            out[places] = values.reshape(len(steps), *shape)
+            if places == list(range(len(periods))):
+                out = values.reshape(out.shape).astype(self.dtype, copy=False)
+            else:
+                out[places] = values.reshape(len(steps), *shape)
         if self.convert is not None:
             for i, period in enumerate(periods):
                 out[i] = self.convert(out[i], period)

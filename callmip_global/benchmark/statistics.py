@@ -22,28 +22,21 @@ from callmip_global.compiled import compiled
 Array = NDArray[np.float64]
 
 
-@compiled
-def _common(reference: NDArray[Any], models: NDArray[Any]) -> NDArray[np.bool_]:
-    """(T, N): where the reference and every model have a value."""
-    n_steps, n_cells = reference.shape
-    valid = np.empty((n_steps, n_cells), np.bool_)
-    for t in range(n_steps):
-        row = valid[t]
-        for i in range(n_cells):
-            row[i] = np.isfinite(reference[t, i])
-        for k in range(models.shape[0]):
-            for i in range(n_cells):
-                row[i] &= np.isfinite(models[k, t, i])
-    return valid
+# Cells whose sums stay in the processor's cache while all steps of a block are added.
+_CELLS = 1024
 
 
 @compiled
 def _accumulate(
     reference: NDArray[Any],
     models: NDArray[Any],
-    valid: NDArray[np.bool_],
     days: Array,
     slots: NDArray[np.int64],
+    part: NDArray[np.int64],
+    area: Array,
+    low: float,
+    high: float,
+    begun: NDArray[np.bool_],
     guess_reference: Array,
     guess_model: Array,
     count: NDArray[np.int64],
@@ -53,50 +46,78 @@ def _accumulate(
     square_reference: Array,
     square_model: Array,
     product: Array,
-) -> None:
-    """Add the valid steps of a block to the sums of ``PairSums``, in the order of time."""
+    part_areas: Array,
+    part_sums: Array,
+    seen: NDArray[np.int64],
+) -> int:
+    """Add a block to the sums of ``PairSums``, in the order of time; returns how many numbers of
+    the reference are outside ``low`` to ``high``."""
     n_steps, n_cells = reference.shape
-    departure = np.empty(n_cells)
-    for t in range(n_steps):
-        length, slot = days[t], slots[t]
-        for i in range(n_cells):
-            if valid[t, i]:
-                r = reference[t, i] - guess_reference[i]
-                departure[i] = length * r
-                count[slot, i] += 1
-                weight[slot, i] += length
-                sum_reference[slot, i] += departure[i]
-                square_reference[i] += departure[i] * r
-        for k in range(models.shape[0]):
-            for i in range(n_cells):
-                if valid[t, i]:
-                    m = models[k, t, i] - guess_model[k, i]
-                    weighted = length * m
-                    sum_model[k, slot, i] += weighted
-                    square_model[k, i] += weighted * m
-                    product[k, i] += departure[i] * m
+    n_models = models.shape[0]
+    outside = 0
+    valid = np.empty(_CELLS, np.bool_)
+    departure = np.empty(_CELLS)
+    for start in range(0, n_cells, _CELLS):
+        n = min(_CELLS, n_cells - start)
+        for t in range(n_steps):
+            length, slot = days[t], slots[t]
+            here = reference[t, start : start + n]
+            for i in range(n):
+                valid[i] = np.isfinite(here[i])
+                seen[0] += valid[i]
+                outside += np.isfinite(here[i]) and (here[i] < low or here[i] > high)
+            for k in range(n_models):
+                model = models[k, t, start : start + n]
+                for i in range(n):
+                    there = np.isfinite(model[i])
+                    seen[k + 1] += there
+                    valid[i] &= there
+            for i in range(n):
+                if valid[i]:
+                    c = start + i
+                    value = np.float64(here[i])
+                    if not begun[c]:
+                        guess_reference[c] = value
+                    r = value - guess_reference[c]
+                    departure[i] = length * r
+                    count[slot, c] += 1
+                    weight[slot, c] += length
+                    sum_reference[slot, c] += departure[i]
+                    square_reference[c] += departure[i] * r
+                    part_areas[part[c], t] += area[c]
+                    part_sums[0, part[c], t] += area[c] * value
+            for k in range(n_models):
+                model = models[k, t, start : start + n]
+                for i in range(n):
+                    if valid[i]:
+                        c = start + i
+                        value = np.float64(model[i])
+                        if not begun[c]:
+                            guess_model[k, c] = value
+                        m = value - guess_model[k, c]
+                        weighted = length * m
+                        sum_model[k, slot, c] += weighted
+                        square_model[k, c] += weighted * m
+                        product[k, c] += departure[i] * m
+                        part_sums[k + 1, part[c], t] += area[c] * value
+            for i in range(n):
+                begun[start + i] |= valid[i]
+    return outside
 
 
-@compiled
-def regional_sums(
-    values: NDArray[Any],
-    valid: NDArray[np.bool_],
-    first: NDArray[np.int64],
-    region: NDArray[np.int64],
-    area: Array,
-    out: Array,
-) -> None:
-    """Add area times value of every valid cell to ``out`` (regions, T).
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What a block of T steps held, beside what the scores are made of.
 
-    Cell ``i`` lies in the regions ``region[first[i]:first[i + 1]]``, with these areas [m2].
+    ``areas`` (P, T): common area in each part of the map; ``sums`` (K + 1, P, T): area times value
+    there, of the reference and the models. ``seen`` (K + 1,): values of each, common or not;
+    ``outside``: numbers of the reference outside the plausible range.
     """
-    n_steps, n_cells = values.shape
-    for t in range(n_steps):
-        for i in range(n_cells):
-            if valid[t, i]:
-                value = np.float64(values[t, i])
-                for j in range(first[i], first[i + 1]):
-                    out[region[j], t] += area[j] * value
+
+    areas: Array
+    sums: Array
+    seen: NDArray[np.int64]
+    outside: int
 
 
 @dataclass(eq=False)
@@ -106,13 +127,15 @@ class PairSums:
     Values are held as departures from a first guess per cell and series, in float64: the variance
     of 300 K with a sigma of 0.1 K would otherwise lose half of its digits.
 
-    ``guess_reference`` (N,), ``guess_model`` (K, N): units of the variable.
+    ``guess_reference`` (N,), ``guess_model`` (K, N): units of the variable. ``begun`` (N,): False
+    while a cell has no guess.
     ``count`` (S, N): steps that count; ``weight`` (S, N): their length in days.
     ``sum_reference`` (S, N), ``sum_model`` (K, S, N): length times departure.
     ``square_reference`` (N,), ``square_model`` (K, N), ``product`` (K, N): length times squared
     departure, and times the product of the two departures.
     """
 
+    begun: NDArray[np.bool_]
     guess_reference: Array
     guess_model: Array
     count: NDArray[np.int64]
@@ -124,6 +147,13 @@ class PairSums:
     product: Array
 
     @classmethod
+    def empty(cls, n_models: int, n_cells: int, n_slots: int) -> PairSums:
+        """Empty sums; the guesses are the values of the first step that counts."""
+        sums = cls.start(np.zeros(n_cells), np.zeros((n_models, n_cells)), n_slots)
+        sums.begun[:] = False
+        return sums
+
+    @classmethod
     def start(cls, guess_reference: Any, guess_model: Any, n_slots: int) -> PairSums:
         """Empty sums about these guesses; a guess that is not finite counts as 0."""
         reference = np.nan_to_num(np.array(guess_reference, np.float64), posinf=0.0, neginf=0.0)
@@ -132,6 +162,7 @@ class PairSums:
         if reference.shape != (n_cells,):
             raise ValueError(f"guesses of {reference.shape} and {model.shape} do not fit")
         return cls(
+            np.ones(n_cells, np.bool_),
             reference,
             model,
             np.zeros((n_slots, n_cells), np.int64),
@@ -143,20 +174,42 @@ class PairSums:
             np.zeros((n_models, n_cells)),
         )
 
-    def add(self, reference: Any, models: Any, days: Any, slots: Any) -> NDArray[np.bool_]:
-        """Add a block of T steps; returns which of its values count, (T, N).
+    def add(
+        self,
+        reference: Any,
+        models: Any,
+        days: Any,
+        slots: Any,
+        *,
+        part: Any = None,
+        area: Any = None,
+        plausible: tuple[float, float] = (-np.inf, np.inf),
+    ) -> Added:
+        """Add a block of T steps.
 
         ``reference`` (T, N), ``models`` (K, T, N): NaN where missing. ``days`` (T,): length of the
-        steps. ``slots`` (T,): 0-based calendar month, 0 for annual data.
+        steps. ``slots`` (T,): 0-based calendar month, 0 for annual data. ``part`` (N,), ``area``
+        (N,): part of the map each cell lies in, and its area, for sums per step.
         """
         reference, models = np.ascontiguousarray(reference), np.ascontiguousarray(models)
-        valid = _common(reference, models)
-        _accumulate(
+        n_steps, n_cells = reference.shape
+        part = np.zeros(n_cells, np.int64) if part is None else np.asarray(part, np.int64)
+        area = np.ones(n_cells) if area is None else np.asarray(area, np.float64)
+        n_parts = int(part.max(initial=0)) + 1
+        areas = np.zeros((n_parts, n_steps))
+        sums = np.zeros((len(models) + 1, n_parts, n_steps))
+        seen = np.zeros(len(models) + 1, np.int64)
+        low, high = plausible
+        outside = _accumulate(
             reference,
             models,
-            valid,
             np.asarray(days, np.float64),
             np.asarray(slots, np.int64),
+            part,
+            area,
+            float(low),
+            float(high),
+            self.begun,
             self.guess_reference,
             self.guess_model,
             self.count,
@@ -166,8 +219,11 @@ class PairSums:
             self.square_reference,
             self.square_model,
             self.product,
+            areas,
+            sums,
+            seen,
         )
-        return valid
+        return Added(areas, sums, seen, outside)
 
     def merged(self, other: PairSums) -> PairSums:
         """The sums of both blocks of time, about the guesses of this one."""
@@ -177,6 +233,7 @@ class PairSums:
         sum_r = other.sum_reference.sum(axis=0)
         sum_m = other.sum_model.sum(axis=1)
         return PairSums(
+            self.begun | other.begun,
             self.guess_reference,
             self.guess_model,
             self.count + other.count,
