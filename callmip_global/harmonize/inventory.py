@@ -21,6 +21,7 @@ from callmip_global.harmonize.integrity import check, is_netcdf, is_zarr, stub_p
 from callmip_global.harmonize.naming import READABLE, Row, classify, same_name, unpacked_name
 from callmip_global.harmonize.unpack import NoMemberError, unpack
 from callmip_global.parallel import in_threads, run_units
+from callmip_global.variables import variable_table
 
 Note = tuple[str, str]
 Progress = Callable[[str, float], None]
@@ -401,7 +402,8 @@ class _Taking:
         return not self.model or any(same_name(prefix, name) for name in known)
 
     def _has_known_prefix(self, item: _Item, prefix: str) -> bool:
-        if self._knows(prefix):
+        # `gpp_S3_monthly.nc` begins with its variable.
+        if self._knows(prefix) or prefix in variable_table():
             return True
         known = " or ".join(map(repr, (self.model, *self.declared.prefixes)))
         declare = ", ".join((*self.declared.prefixes, prefix))

@@ -305,8 +305,9 @@ def test_a_declared_prefix_is_taken_and_a_second_one_refused(tmp_path: Path) -> 
     put(top / "S3" / "E3SM_S3_gpp.nc")
     put(top / "S3" / "CLM_S3_ra.nc", "ra")
     put(top / "S3" / "elm_S3_rh.nc", "rh")
+    put(top / "S3" / "lai_S3_monthly.nc", "lai")
     taken = run(top, model="ELM", prefixes=("E3SM",))
-    assert taken_names(taken) == ["E3SM_S3_gpp.nc", "elm_S3_rh.nc"]
+    assert taken_names(taken) == ["E3SM_S3_gpp.nc", "elm_S3_rh.nc", "lai_S3_monthly.nc"]
     notes = {Path(f.origin).name: f.notes for f in taken.files}
     assert notes["E3SM_S3_gpp.nc"][0][0] == "prefix"
     assert notes["elm_S3_rh.nc"] == ()
