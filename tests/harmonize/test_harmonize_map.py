@@ -22,7 +22,7 @@ def problems_of(path: Path) -> list[str]:
     return [str(p).removeprefix(str(path)) for p in caught.value.problems]
 
 
-@pytest.mark.parametrize("name", ["template", "classic", "colm"])
+@pytest.mark.parametrize("name", ["template", "classic", "colm", "ctsm", "jules", "orchidee"])
 def test_every_shipped_map_has_no_problem(name: str, project_root: Path) -> None:
     loaded = load_variable_map(project_root / "config" / "models" / f"{name}.yaml")
     assert set(requested_variables()) <= set(loaded.entries)
@@ -62,6 +62,41 @@ def test_every_problem_of_a_map_is_told_at_once_with_its_line(tmp_path: Path) ->
         place = f":{line}:" if line else ":"
         assert any(p.startswith(place) and key in p and words in p for p in found), (key, found)
     assert len(found) == len(wanted)
+
+
+def test_the_names_of_trendy_belong_to_one_variable_each(project_root: Path) -> None:
+    loaded = load_variable_map(project_root / "config" / "models" / "trendy.yaml")
+    assert loaded.well_known
+    assert not loaded.entries
+    names = [n for var in variable_table().values() for n in (var.name, *var.known_as)]
+    assert len(names) == len(set(names))
+    known = {n: var.name for var in variable_table().values() for n in var.known_as}
+    assert known["evapotrans"] == "evspsbl"
+    assert known["shflx"] == "hfss"
+    assert known["transpft"] == "tran"
+    assert known["msl"] == known["mls"] == "mrsos"
+    # Soil temperature by layer is no skin temperature, and nbp has land use in it.
+    assert not {"tsl", "nbp", "cVeg"} & set(known)
+
+
+def test_what_a_map_may_leave_open_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(
+        "cover: landCoverFrac\n"
+        "variables:\n"
+        "  lai: {source: [lai, LAI]}\n"
+        "  nep: {source: nee, sign: 1, per: cell, cover: tiles}\n"
+    )
+    loaded = load_variable_map(path, requested=(), submitted=True)
+    lai, nep = loaded.entries["lai"], loaded.entries["nep"]
+    assert (lai.source, lai.names, lai.per, lai.sign_stated) == ("lai", ("LAI",), None, False)
+    assert (nep.sign, nep.sign_stated, nep.per, nep.cover) == (1, True, "cell", "tiles")
+    assert loaded.native_names == ("lai", "LAI", "nee", "tiles", "landCoverFrac")
+    with pytest.raises(UsageError, match="never guessed"):
+        load_variable_map(path, requested=())
+    path.write_text("per: land\n")
+    with pytest.raises(UsageError, match="well_known: true"):
+        load_variable_map(path)
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
