@@ -25,7 +25,7 @@ def decode(
         for j in range(raw.shape[1]):
             for i in range(raw.shape[2]):
                 x = raw[t, j, i]
-                value = np.float64(x) * scale + offset
+                value = float(x) * scale + offset
                 for k in range(missing.size):
                     if x == missing[k]:
                         value = np.nan
