@@ -125,11 +125,16 @@ class Block:
                 raise astray(plan, lost / total)
             plan.fixes["per-cell"] = "divided by the land fraction, to values per land area"
         cells, held, zeros = clear_sea(flat, sea)
-        if held and not plan.zero_sea:
-            plan.fixes["sea"] = f"set to missing where the land fraction is 0, {cells} cells"
-        elif zeros < ZERO_SEA * held:
+        found, remedy = "", "Write missing values where there is no land."
+        if plan.zero_sea and zeros < ZERO_SEA * held:
             found = f"other values than 0 over the sea in {_span(axis)}, 0 in the first step"
-            remedy = "Write missing values where there is no land."
+        elif held and zeros == held and (held < cells * len(flat) or not plan.zero_sea):
+            # A page of zeros in the file lies over land as well, where 0 could be a value.
+            found = f"0 over the sea in some steps of {_span(axis)} only, {cells} cells"
+            remedy = "Damaged files look like this: copy it again. Else, write missing values."
+        elif held and not plan.zero_sea:
+            plan.fixes["sea"] = f"set to missing where the land fraction is 0, {cells} cells"
+        if found:
             where, wanted = plan.timeline.files[0].origin, "0 or missing over the sea"
             raise DataError(
                 Problem(where, plan.timeline.name, found, wanted, remedy, "sea-changes")
