@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,6 @@ FAR = 10.0
 """Spans of the range beyond it where not even one value may be (damaged chunks, fill values)."""
 FAINT = 1e-3
 """A field whose largest value is smaller than this share of the range was scaled wrongly."""
-
-_SENTINELS = (-99999.0, -9999.0, -999.0, 1e20, -1e20, 1e30, 1e33, 1e36, -1e36, 1e38)
-_STATIC_SHARE = 0.2
 
 CAUSES: tuple[tuple[float, str], ...] = (
     (1e-3, "1000: g for kg?"),
@@ -520,24 +517,3 @@ def _cause(summary: Summary, var: Variable) -> str:
         return "No usual factor explains it; check the units, the fill value and the variable."
     best = [text for _, text in sorted(likely)[:2]]
     return f"Perhaps wrong by {' or by '.join(best)}"
-
-
-def unflagged_fill(
-    values: Array, plausible: Callable[[float], bool]
-) -> tuple[float, NDArray[np.bool_]] | None:
-    """A fill value that no attribute names, and the cells (nlat, nlon) that hold it; or None.
-
-    Only a value on the list of those seen, on at least 20 % of the cells, at the same cells in
-    every step, and not ``plausible`` for the variable, is taken for one. ``values``: native ones,
-    (n, nlat, nlon).
-    """
-    for sentinel in _SENTINELS:
-        if plausible(sentinel):
-            continue
-        cells = np.isclose(values[0], sentinel, rtol=1e-6, atol=0)
-        if cells.mean() >= _STATIC_SHARE and np.array_equal(
-            np.isclose(values, sentinel, rtol=1e-6, atol=0),
-            np.broadcast_to(cells, values.shape),
-        ):
-            return sentinel, cells
-    return None
