@@ -301,6 +301,34 @@ def test_a_submission_that_changed_after_the_kill_is_begun_anew(
     np.testing.assert_array_equal(got, handed.gpp(STORE))
 
 
+@pytest.mark.parametrize("swap", [True, False], ids=["exchange", "no exchange"])
+def test_an_old_version_that_a_kill_left_aside_is_kept_though_the_submission_changed(
+    handed: Handed, monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    handed.ingest()
+    first = content_hash(handed.out / STORE)
+    handed.put(seed=2)
+    with monkeypatch.context() as patch:
+        if swap:
+            patch.setattr(Collection, "_retire", killed)
+        else:
+            patch.setattr(collections, "exchange", lambda _a, _b: False)
+            patch.setattr(collections, "fsync_folder", killed)
+        with pytest.raises(KilledError):
+            handed.ingest()
+    handed.put(seed=3)
+    handed.ingest()
+    index = json.loads((handed.out / "collection.json").read_text())
+    assert [e["version"] for e in index[STORE]] == [1, 2, 3]
+    assert [e["content"] for e in index[STORE]] == [
+        content_hash(handed.out / e["path"]) for e in index[STORE]
+    ]
+    assert index[STORE][0]["content"] == first
+
+
 # --- several at once ------------------------------------------------------------------------------
 
 
