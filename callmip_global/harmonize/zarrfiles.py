@@ -16,6 +16,9 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.backends.zarr import FillValueCoder
+from xarray.core import indexing
 
 from callmip_global.errors import DataError, Problem
 
@@ -29,33 +32,75 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
 
 
+class _Lazy(BackendArray):
+    """An array of a store as xarray indexes it; values are read when they are asked for."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array, self.shape = array, tuple(array.shape)
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        outer = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, outer, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        return np.asarray(self.array.oindex[key])
+
+
 def open_zarr(path: Path, where: str) -> tuple[xr.Dataset, dict[str, list[Note]]]:
     """The store with nothing decoded, and notes by variable. DataError if it cannot be opened.
 
-    Rule ``zarr-fill``: arrays of version 2 have a fill value of 0 unless told otherwise; every true
-    zero would read as missing. It counts as missing only where an attribute says so.
+    Not by xarray, which takes the fill value of version 2 for missing whatever the attributes say,
+    and cannot open a version 3 whose ``_FillValue`` is a plain number.
     """
+    notes: dict[str, list[Note]] = {}
+    variables = {}
     try:
-        ds = xr.open_zarr(path, decode_cf=False, consolidated=False, chunks=None)
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        for name, array in sorted(group.arrays()):
+            attributes = dict(array.attrs)
+            dims: Any = attributes.pop("_ARRAY_DIMENSIONS", None)
+            dims = dims or getattr(array.metadata, "dimension_names", None) or ()
+            if len(dims) != array.ndim:
+                raise ValueError(f"{name}: {array.ndim} dimensions of which {len(dims)} have names")
+            missing, more = _missing_value(array, attributes.pop("_FillValue", None))
+            if missing is not None:
+                attributes["_FillValue"] = missing
+            if more and array.ndim > 1:
+                notes[name] = more
+            variables[name] = (tuple(dims), indexing.LazilyIndexedArray(_Lazy(array)), attributes)
+        ds = xr.Dataset(
+            {n: xr.Variable(*v) for n, v in variables.items()}, attrs=group.attrs.asdict()
+        )
     except Exception as error:  # each codec and version of zarr raises its own
         text = " ".join(str(error).replace(str(path), "").split())[:120]
         remedy = "Copy it again, all of its files."
         found = f"a Zarr store that cannot be opened ({type(error).__name__}: {text})"
         raise DataError(Problem(where, "", found, "", remedy, "unreadable")) from None
-    if not ds.variables:
+    if not variables:
         remedy = "Copy it again, all of its files; variables in groups are not looked for."
         raise DataError(
             Problem(where, "", "a Zarr store without any array", "", remedy, "unreadable")
         )
-    notes: dict[str, list[Note]] = {}
-    for name, var in ds.variables.items():
-        fill = var.attrs.get("_FillValue")
-        if fill is not None and np.ndim(fill) == 0 and var.dtype.kind in "iuf" and fill == 0:
-            del var.attrs["_FillValue"]
-            if var.ndim > 1:
-                said = "the fill value 0 is not taken for missing: zeros stay zeros"
-                notes.setdefault(str(name), []).append(("zarr-fill", said))
     return ds, notes
+
+
+def _missing_value(array: zarr.Array[Any], stated: Any) -> tuple[Any, list[Note]]:
+    """What counts as missing, or None: the attribute, else the fill value where it is not 0.
+
+    Rule ``zarr-fill``: arrays of version 2 have a fill value of 0 unless told otherwise, and xarray
+    reads every true zero as missing. It is missing only where an attribute says so.
+    """
+    if isinstance(stated, str) and array.dtype.kind == "f":
+        # Xarray writes the attribute of version 3 as base64 of the bytes.
+        stated = FillValueCoder.decode(stated, array.dtype)
+    fill = array.fill_value
+    if stated is not None or fill is None or array.dtype.kind not in "iuf":
+        return stated, []
+    if fill != 0:
+        return fill, []
+    said = "the fill value 0 is not taken for missing: zeros stay zeros"
+    return None, [("zarr-fill", said)] if array.metadata.zarr_format == 2 else []
 
 
 def read_zarr(path: Path, name: str, index: tuple[slice | list[int], ...]) -> NDArray[Any]:

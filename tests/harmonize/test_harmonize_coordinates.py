@@ -377,6 +377,24 @@ def test_zeros_of_a_zarr_store_stay_zeros(tmp_path: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("stated", [0.0, -9999.0])
+def test_a_missing_value_that_an_attribute_of_a_store_states_is_missing(
+    tmp_path: Path, version: int, stated: float
+) -> None:
+    path = tmp_path / "model.zarr"
+    store(path, version, fill=0.0)
+    array = zarr.open_group(path, mode="a")["GPP"]
+    assert isinstance(array, zarr.Array)
+    array[:, 0, 0] = stated
+    array.attrs["_FillValue"] = stated
+    file = scan(path)
+    values = build_timeline("GPP", [file], (2001, 2002), "").read(slice(0, 3), {})
+    assert np.isnan(values[:, -1, 0]).all()
+    assert np.isfinite(values[:, -1, 1]).all()
+    assert "zarr-fill" not in dict(file.notes_of("GPP"))
+
+
+@pytest.mark.parametrize("version", [2, 3])
 def test_a_store_that_xarray_wrote_reads_as_the_file_it_was_made_of(
     tmp_path: Path, version: int
 ) -> None:
