@@ -437,12 +437,13 @@ class Outcome:
         return row
 
     def values(self, variable: str, frequency: str = "mon") -> Array:
-        """Values of a variable in the one store, in the order of its coordinates."""
+        """Values of a variable in the one store, in world order: from the south, from -180."""
         from callmip_global.store import open_store
 
         (store,) = self.stores
         with open_store(store, frequency) as ds:  # type: ignore[arg-type]
-            return np.asarray(ds[variable].values, dtype=np.float64)
+            order = np.argsort((ds["lon"].values + 180) % 360)
+            return np.asarray(ds[variable].values, dtype=np.float64)[..., order]
 
     def held(self, frequency: str = "mon") -> set[str]:
         """Names of the fields in the stores; none where there is no store."""
