@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+import xarray as xr
 from native_files import field, write_native
 from typer.testing import CliRunner
 
 from callmip_global.cli.harmonize import check, harmonize
 from callmip_global.config.manifest import load_manifest
 from callmip_global.errors import DataError, Problem, UsageError
-from callmip_global.harmonize.submission import check_path
+from callmip_global.harmonize.submission import Entry, check_path
 from callmip_global.store import global_total, open_store, store_info
-from callmip_global.workflow.ingest import ingest
+from callmip_global.workflow.ingest import check_manifest, ingest
 
 CARBON = {"units": "gC m-2 day-1"}
 MANIFEST = """\
@@ -207,3 +209,39 @@ def test_check_exits_with_1_when_something_would_be_refused(tmp_path: Path) -> N
     assert json.loads(report.read_text())[0]["variable"] == "gpp"
     path = write_native(tmp_path / "b.nc", {"gpp": (field(0, 2e-3), {"units": "kg m-2 s-1"})})
     assert runner.invoke(app, [str(path)]).exit_code == 1
+
+
+def test_check_takes_packed_files_and_zarr_stores_and_drafts_a_manifest(tmp_path: Path) -> None:
+    folder = tmp_path / "sub"
+    carbon = {"units": "kg m-2 s-1"}
+    plain = write_native(folder / "gpp.nc", {"gpp": (field(0, 2e-7), carbon)})
+    (folder / "gpp.nc.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    source = write_native(tmp_path / "ts.nc", {"ts": (field(270, 300), {"units": "K"})})
+    with xr.open_dataset(source, decode_cf=False) as ds:
+        ds.drop_encoding().to_zarr(folder / "ts.zarr", zarr_format=2)
+    (folder / "notes.txt").write_text("no data")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    runner, app = CliRunner(), typer.Typer()
+    app.command()(check)
+    report, draft = tmp_path / "r.json", tmp_path / "m.yaml"
+    options = ["--report", str(report), "--draft", str(draft)]
+    result = runner.invoke(app, [str(folder), *options])
+    assert result.exit_code == 0, result.output
+    rows = {(Path(r["path"]).name, r["variable"]): r for r in json.loads(report.read_text())}
+    assert set(rows) == {("gpp.nc.gz", "gpp"), ("ts.zarr", "ts"), ("notes.txt", "")}
+    assert "unpacked" in rows["gpp.nc.gz", "gpp"]["rules"]
+    assert rows["ts.zarr", "ts"]["outcome"] == "fixed"
+    assert report.with_suffix(".html").is_file()
+    assert "gpp: {source: gpp}" in draft.read_text()
+    with pytest.raises(UsageError, match="SET_"):
+        load_manifest(draft)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_check_with_a_manifest_says_what_harmonize_would(ingested: dict[str, Any]) -> None:
+    def said(entries: list[Entry]) -> set[tuple[str, str, str]]:
+        return {(Path(e.path).name, e.variable, e.outcome) for e in entries}
+
+    found = check_manifest([ingested["top"] / "sub"], ingested["manifest"])
+    assert said(found) == said(ingested["entries"])
