@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -22,6 +23,7 @@ Array = NDArray[np.float64]
 
 # Coordinates nearer than this [degrees] to the grid are it: rounding in the last place.
 _EXACT_DEGREES = 1e-9
+_AXES: tuple[Literal["latitude", "longitude"], ...] = ("latitude", "longitude")
 _UNITS = {
     "latitude": ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"),
     "longitude": ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee"),
@@ -79,7 +81,7 @@ def _land_vector(ds: xr.Dataset, where: str) -> tuple[LandVector, tuple[Note, ..
         if pair is None:
             return None
         places = tuple(np.asarray(ds[name].values, dtype=np.float64) for name in pair)
-        _check_places(where, pair, places)
+        _check_places(ds, where, pair, places)
         found = regular_points(ds, where, pair, (places[0], places[1]), "weights")
         if found is None:
             raise DataError(
@@ -117,16 +119,24 @@ def _land_vector(ds: xr.Dataset, where: str) -> tuple[LandVector, tuple[Note, ..
 
 def _listed_places(ds: xr.Dataset) -> tuple[str, str] | None:
     """Latitude and longitude along one dimension that is the axis of neither; None without."""
-    lats = [n for n in coordinate_names(ds, "latitude") if ds[n].ndim == 1]
-    lons = [n for n in coordinate_names(ds, "longitude") if ds[n].ndim == 1]
+    lats, lons = (
+        [n for n in coordinate_names(ds, axis) if ds[n].ndim == 1 and ds[n].dtype.kind in "iuf"]
+        for axis in _AXES
+    )
     dims: set[Hashable] = {ds[n].dims[0] for n in lats}
     if not dims or dims != {ds[n].dims[0] for n in lons} or len(dims) > 1:
         return None
     return lats[0], lons[0]
 
 
-def _check_places(where: str, pair: tuple[str, str], places: tuple[Array, ...]) -> None:
+def _check_places(
+    ds: xr.Dataset, where: str, pair: tuple[str, str], places: tuple[Array, ...]
+) -> None:
     for name, values, limit in zip(pair, places, (90.0, 720.0), strict=True):
+        units = str(ds[name].attrs.get("units", ""))
+        if not values.size or units.strip().lower().startswith("rad"):
+            found = f"units {units!r}" if values.size else "no points"
+            raise DataError(Problem(where, name, found, "degrees for every point"))
         bad = np.flatnonzero(~(np.abs(values) <= limit + 1e-4))
         if bad.size:
             found = f"{bad.size} of {values.size} values missing or beyond {limit:g} degrees"

@@ -17,7 +17,8 @@ class Declared:
     prefixes : what file names begin with instead of the model's name (``E3SM`` for ELM)
     use : protocol or native variable -> file name pattern, where several files hold the same
     calendar : of files that state none
-    start : (year, month) of the first step of files whose time axis has no units
+    start : (year, month) of the first step of files whose time axis has no units, or whose stamps
+        may be ends of months as well as starts
     wood : what the native ``cWood`` holds: above-ground wood only, or coarse roots too
     annual_state : what the annual values of pools are: the year's mean, or its end
     totals : protocol variable -> year -> the group's own global total [Pg or PW or 1e3 km3, per

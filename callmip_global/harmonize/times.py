@@ -131,6 +131,10 @@ def read_axis(ds: xr.Dataset, where: str, declared: Declared) -> TimeAxis | None
     times = _Times(where, name, np.atleast_1d(variable.values), None, units, "", notes)
     if times.values.size == 0:
         raise DataError(Problem(where, name, "no time steps at all", rule="time-missing"))
+    if times.values.dtype.kind not in "iuf":
+        found = f"values that are no numbers ({times.values.dtype})"
+        wanted = "numbers with units such as 'days since 1850-01-01'"
+        raise DataError(Problem(where, name, found, wanted, rule="time-undecodable"))
     dim = str(variable.dims[0]) if variable.ndim else None
     check_times_there(where, name, times.values)
     stated = str(variable.attrs.get("calendar", ""))
@@ -144,7 +148,7 @@ def read_axis(ds: xr.Dataset, where: str, declared: Declared) -> TimeAxis | None
     _calendar(times, stated, declared.calendar, inferred=True)
     _epoch(times)
     _not_submonthly(times)
-    axis = _decoded(times)
+    axis = _in_history(times, _decoded(times))
     axis = _ends_of_months(times, axis, declared.start)
     _stamps(times, axis)
     _counting(times, axis)
@@ -404,6 +408,17 @@ def _decoded(times: _Times) -> MonthAxis:
                     rule="time-bounds-wrong",
                 )
             )
+    return axis
+
+
+def _in_history(times: _Times, axis: MonthAxis) -> MonthAxis:
+    """The axis, if its years have four digits at most; DataError for a count that ran away."""
+    first, last = axis.years
+    if first < 1 or last > 9999:
+        found = f"times that decode to the years {first} to {last}"
+        raise DataError(
+            Problem(times.where, times.name, found, "years 1 to 9999", rule="time-undecodable")
+        )
     return axis
 
 

@@ -244,6 +244,9 @@ def test_points_on_no_grid_or_without_places_are_refused() -> None:
     assert "compress" in message
     rule, _ = refusal(ds.drop_vars(["latitude", "longitude"]))
     assert rule == "grid"
+    ds["latitude"] = ("land", np.zeros(ds.sizes["land"]), {"units": "radians"})
+    ds["latitude"].attrs["standard_name"] = "latitude"
+    assert "'radians', wanted degrees" in refusal(ds)[1]
     twice = land_vector(continents(36, 72), *centres(5.0), index=False)
     for name in ("latitude", "longitude"):
         values = twice[name].values.copy()

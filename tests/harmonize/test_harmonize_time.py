@@ -380,6 +380,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "calendar-unknown",
         "'lunar' is unknown",
     ),
+    "a count that ran away": (
+        {"values": [1e7, 1e7 + 1], "units": "months since 1850-01-01", "calendar": "noleap"},
+        "time-undecodable",
+        "wanted years 1 to 9999",
+    ),
     "never written": (
         {"values": [15, 9.96921e36], "units": "days since 2001-01-01", "calendar": "noleap"},
         "time-missing",
@@ -396,6 +401,13 @@ def test_axes_without_one_meaning_are_refused_with_rule_and_reason(case: str) ->
     assert found == rule
     assert message in text
     assert text.startswith("model.nc: time")
+
+
+def test_times_that_are_text_are_refused() -> None:
+    ds = xr.Dataset(coords={"time": ("time", np.array(["2001-01", "2001-02"], dtype=object))})
+    with pytest.raises(DataError, match="values that are no numbers") as caught:
+        read_axis(ds, "model.nc", Declared())
+    assert caught.value.problems[0].rule == "time-undecodable"
 
 
 def test_a_file_that_decodes_to_other_years_than_its_name_is_refused() -> None:
