@@ -136,8 +136,8 @@ def harmonize_files(
         except RefusedVariablesError as error:
             found = {n: list(p) for n, p in error.by_variable.items() if n}
             found = found or {n: list(error.by_variable[""]) for n in left}
-            refused.update(found)
-            left = [n for n in left if n not in found]
+            refused |= found | _lacking(variable_map, left, found)
+            left = [n for n in left if n not in refused]
         if not left:
             raise RefusedVariablesError(refused) from None
     making = _Making(plan, variable_map, name, attributes, frequencies, out)
@@ -177,12 +177,7 @@ def check_values(
                 refused.setdefault(name, []).append(said)
             else:
                 plans[name].plans[name].fixes[rule] = said
-    for name in names:
-        lacking = [n for n in variable_map.closure([name]) if n in refused and n != name]
-        if lacking and name not in refused:
-            said = f"no {lacking[0]}, which it is derived from"
-            place = variable_map.place(name)
-            refused[name] = [Problem(place, name, said, rule="derived-from-refused")]
+    refused |= _lacking(variable_map, names, refused)
     good = {n: _variable_report(p.plans[n]) for n, p in plans.items() if n not in refused}
     return {"variables": good, "refused": refused}
 
@@ -217,6 +212,20 @@ def _checked(plan: RunPlan, variable_map: VariableMap, name: str) -> list[Proble
             return [problem for found in problems.values() for problem in found]
     closing = closing_problem(item, place_of(item, variable_map))
     return [closing] if closing is not None else []
+
+
+def _lacking(
+    variable_map: VariableMap, names: Sequence[str], causes: Mapping[str, Sequence[Problem]]
+) -> dict[str, list[Problem]]:
+    """Problems of the variables that are derived from one of ``causes`` and are not among them."""
+    found = {}
+    for name in names:
+        needed = [n for n in variable_map.closure([name]) if n in causes]
+        if needed and name not in causes:
+            said = f"no {needed[0]}, which it is derived from"
+            place = variable_map.place(name)
+            found[name] = [Problem(place, name, said, rule="derived-from-refused")]
+    return found
 
 
 # --- streaming -----------------------------------------------------------------------------------
@@ -254,13 +263,7 @@ class _Making:
         if strict and causes:
             shutil.rmtree(work.writer.work)
             raise RefusedVariablesError(causes)
-        refused |= causes
-        for name in plan.delivered:
-            lacking = [n for n in self.variable_map.closure([name]) if n in causes]
-            if lacking and name not in causes:
-                said = f"no {lacking[0]}, which it is derived from"
-                place = self.variable_map.place(name)
-                refused[name] = [Problem(place, name, said, rule="derived-from-refused")]
+        refused |= causes | _lacking(self.variable_map, plan.delivered, causes)
         good = [n for n in plan.delivered if n not in refused]
         if not good:
             shutil.rmtree(work.writer.work)

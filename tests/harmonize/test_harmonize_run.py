@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_files import LAT, LON, SEA, field, write_native
 
-from callmip_global.errors import DataError
+from callmip_global.errors import DataError, Problem
 from callmip_global.grid import EARTH_RADIUS_M
-from callmip_global.harmonize import VariableMap, VariableSource, harmonize_run
+from callmip_global.harmonize import VariableMap, VariableSource, harmonize_run, planning
 from callmip_global.harmonize import run as making
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.native import Inventory
@@ -428,6 +428,25 @@ def test_where_nothing_can_be_had_every_reason_is_told(tmp_path: Path) -> None:
         what_can_be_had(tmp_path, files, entries)
     assert set(caught.value.by_variable) == {"ts", "hfss", "lai", "reco"}
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_what_is_refused_by_its_first_step_takes_along_what_is_derived_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examine = planning.examine
+
+    def examined(plan: Any, item: Any, variable_map: VariableMap) -> None:
+        if item.variable.name == "ra":
+            raise DataError(Problem("r.nc", "Ra", "something in the first step"))
+        examine(plan, item, variable_map)
+
+    monkeypatch.setattr(planning, "examine", examined)
+    files, entries = mixed(tmp_path)
+    refused = what_can_be_had(tmp_path, files, entries)["refused"]
+    assert "something in the first step" in str(refused["ra"][0])
+    assert "no ra, which it is derived from" in str(refused["reco"][0])
+    assert refused["reco"][0].rule == "derived-from-refused"
+    assert "no ra" in str(refused["nep"][0])
 
 
 def test_values_that_cannot_be_read_refuse_their_variable_alone(tmp_path: Path) -> None:
