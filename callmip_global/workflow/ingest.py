@@ -15,12 +15,13 @@ from typing import Any
 
 from callmip_global import __version__
 from callmip_global.config.manifest import Manifest
-from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import canonical_json, inside, read_json, text_hash, write_json
 from callmip_global.grid import standard_grid
 from callmip_global.harmonize.inventory import take
 from callmip_global.harmonize.native import NativeFile
 from callmip_global.harmonize.planning import RefusedVariablesError
+from callmip_global.harmonize.plausibility import same_values
 from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.run import harmonize_files
@@ -41,7 +42,7 @@ from callmip_global.harmonize.submission import (
 from callmip_global.harmonize.variable_map import VariableMap
 from callmip_global.parallel import TaskMap, in_threads, one_by_one
 from callmip_global.regrid import regrid_store
-from callmip_global.store import StoreName
+from callmip_global.store import StoreName, store_info
 from callmip_global.workflow.collection import Collection
 from callmip_global.workflow.lock import held_alone
 
@@ -180,8 +181,9 @@ class _Ingest:
                 failed = True
                 entries.append(refused("", f"all on {grid}", "regridding", error.problems))
         contents = self.home.stores()
-        if not failed:
-            # Regridding fails for reasons outside the submission too: then it is tried again.
+        copied = any("copy-of-stage" in entry.rules for entry in entries)
+        if not failed and not copied:
+            # Both come about for reasons outside the submission too: then it is tried again.
             said = {store.name: contents[store.name] for store in stores}
             state = {"key": key, "stores": said, "entries": entries_json(entries)}
             write_json(self.state, state)
@@ -278,12 +280,37 @@ class _Ingest:
         except RefusedVariablesError as error:
             bad: Mapping[str, Sequence[Problem]] = error.by_variable
         else:
-            bad = report["refused"]
+            bad = {**report["refused"], **self._copied(report)}
+            if not bad.keys().isdisjoint(report["variables"]):
+                shutil.rmtree(out)
+                report["variables"] = {}
             entries = variable_entries(report, files)
         for name in variable_map.delivered:
             if name in bad:
                 entries += refused_entries(name, bad[name], files, variable_map)
         return entries
+
+    def _copied(self, report: dict[str, Any]) -> dict[str, list[Problem]]:
+        """Why all is refused whose values are those of the other stage in the collection.
+
+        Where only some are the same, words about it go to what was done with them.
+        """
+        for grid in self.manifest.file.grids:
+            name = _name(self.manifest, grid)
+            other = replace(name, stage="Posterior" if name.stage == "Prior" else "Prior")
+            with suppress(CallmipError, KeyError):
+                held = store_info(self.home.path / other.text).provenance["harmonize"]
+                break
+        else:
+            return {}
+        said = other.text.replace(f"_{grid}_", "_").removesuffix(".zarr")
+        problems: dict[str, list[Problem]] = {}
+        for variable, rule, found in same_values(report, held, self.manifest.path.name, said):
+            if isinstance(found, Problem):
+                problems = problems or {n: [replace(found, key=n)] for n in report["variables"]}
+            else:
+                report["variables"][variable]["fixes"][rule] = found
+        return problems
 
     def _regridded(self, native: Path, grid: str) -> Path:
         """The store on a standard grid, finished, in the work folder."""

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from submissions import World, trendy
 
+from callmip_global.config.manifest import load_manifest
 from callmip_global.data import data_path
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid, standard_grid
@@ -34,10 +35,11 @@ from callmip_global.harmonize.plausibility import (
     windows,
 )
 from callmip_global.harmonize.rules import RULES
-from callmip_global.harmonize.submission import check_files
+from callmip_global.harmonize.submission import Entry, check_files
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
 from callmip_global.timeaxis import MonthAxis, month_axis
 from callmip_global.variables import variable_table
+from callmip_global.workflow.ingest import ingest
 
 Array = NDArray[np.float64]
 
@@ -607,3 +609,31 @@ def test_checking_files_judges_derived_variables_and_all_together(tmp_path: Path
     assert found["reco"].rules == ("derived",)
     assert found["hfls"].rules == ("evaporation-open",)
     assert "1.4" in found["hfls"].message
+
+
+def test_one_stage_handed_in_as_both_is_refused_until_it_differs(tmp_path: Path) -> None:
+    coarse = World(step_deg=30.0)
+
+    def taken(stage: str, factor: float) -> dict[str, Entry]:
+        for name, change in (("gpp", factor), ("lai", 1.0)):
+            values = coarse.values(name) * change
+            trendy(coarse, name, values=values).write(tmp_path / stage / f"{name}.nc")
+        path = tmp_path / f"{stage}.yaml"
+        path.write_text(
+            f"model: {{name: M, version: v1}}\nsimulation: S3\nstage: {stage}\ngrids: [2deg]\n"
+            "frequencies: [mon]\nvariables:\n  per: land\n  variables:\n"
+            "    gpp: {source: gpp}\n    lai: {source: lai}\n"
+        )
+        entries = ingest([tmp_path / stage], load_manifest(path), collection=tmp_path / "c")[1]
+        return {entry.variable: entry for entry in entries}
+
+    store = tmp_path / "c" / "M.v1_S3_2deg_Posterior.zarr"
+    assert {e.outcome for e in taken("Prior", 1.0).values()} == {"accepted"}
+    twice = taken("Posterior", 1.0)
+    assert {e.rules for e in twice.values()} == {("copy-of-stage",)}
+    assert "the values of M.v1_S3_Prior" in twice["gpp"].message
+    assert not store.exists()
+    differs = taken("Posterior", 1.01)
+    assert differs["gpp"].rules == ()
+    assert differs["lai"].rules == ("same-in-stage",)
+    assert store.exists()
