@@ -597,6 +597,25 @@ def test_in_threads_the_store_and_the_report_are_the_same(tmp_path: Path) -> Non
     assert one == other
 
 
+def test_the_progress_says_what_and_how_fast_and_goes_on_after_an_interruption(
+    tmp_path: Path,
+) -> None:
+    said: list[tuple[str, float]] = []
+
+    def stop_in_the_middle(text: str, share: float) -> None:
+        said.append((text, share))
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    files, entries = mixed(tmp_path, good=True)
+    with pytest.raises(KeyboardInterrupt):
+        what_can_be_had(tmp_path, files, entries, progress=stop_in_the_middle)
+    what_can_be_had(tmp_path, files, entries, progress=lambda *text: said.append(text))
+    assert [share for _, share in said] == [0.0, 0.5, 0.0, 1.0, 1.0]
+    assert [text.split(" ")[:2] for text, _ in said[1:4:2]] == [["mon", "gpp"], ["yr", "cSoil"]]
+    assert all(text.endswith(" MB/s") for text, _ in said[1:4:2])
+
+
 def test_a_file_that_changes_after_an_interruption_starts_the_store_over(tmp_path: Path) -> None:
     class StopHereError(Exception):
         pass
