@@ -14,6 +14,7 @@ from statistics import median
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from callmip_global.errors import DataError, Problem
 from callmip_global.harmonize.naming import BLOCK_BYTES, STUB_RATIO
@@ -22,6 +23,9 @@ from callmip_global.hdf5 import chunked
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAD_BYTES = 4096
+_HEAP_BYTES = 4096
+"""No global heap of HDF5 is smaller."""
+_MAX_SCAN_BYTES = 64 * 1024**2
 _COPY_AGAIN = "Copy it again; interrupted copies look like this."
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 
@@ -186,10 +190,13 @@ def _check_hdf5(path: Path, origin: str, size: int) -> tuple[tuple[str, str], ..
     fields = [name for name, shape in shapes.items() if len(shape) > 1 and not _is_bounds(name)]
     empty = [name for name in fields if 0 in shapes[name]]
     unwritten: dict[str, tuple[int, int]] = {}
+    written: list[NDArray[np.int64]] = []
     for name in shapes:
         chunks = chunked(path, name)
         if chunks is None:
             continue
+        there = chunks.offsets.ravel() >= 0
+        written.append(np.stack([chunks.offsets.ravel()[there], chunks.sizes.ravel()[there]], 1))
         ends = chunks.offsets + chunks.sizes
         beyond = (chunks.offsets >= 0) & (ends > size)
         if beyond.any():
@@ -202,12 +209,58 @@ def _check_hdf5(path: Path, origin: str, size: int) -> tuple[tuple[str, str], ..
         missing = int((chunks.offsets < 0).sum())
         if missing:
             unwritten[name] = (missing, chunks.offsets.size)
+    _check_heaps(path, origin, size, written)
     bare = [
         n for n in fields if n in empty or (n in unwritten and unwritten[n][0] == unwritten[n][1])
     ]
     if fields and len(bare) == len(fields):
         raise DataError(_stub(origin, bare, "no values"))
     return _unwritten({n: unwritten[n] for n in fields if n in unwritten})
+
+
+def _check_heaps(path: Path, origin: str, size: int, written: list[NDArray[np.int64]]) -> None:
+    """DataError for a damaged global heap: the HDF5 library goes round in it for ever.
+
+    Attributes of variable length, such as those that tie variables to dimensions, are kept there.
+    Heaps lie between the chunks, ``written``: (offset, size) of each. HDF5 File Format
+    Specification, III.E.
+    """
+    table = np.concatenate([np.empty((0, 2), np.int64), *written])
+    table = table[np.argsort(table[:, 0])]
+    starts = np.concatenate([[0], np.maximum.accumulate(table[:, 0] + table[:, 1])])
+    ends = np.concatenate([table[:, 0], [size]])
+    left = _MAX_SCAN_BYTES
+    with path.open("rb") as file:
+        for at in np.flatnonzero(ends - starts >= _HEAP_BYTES):
+            if left <= 0:
+                return
+            file.seek(int(starts[at]))
+            block = file.read(min(int(ends[at] - starts[at]), left))
+            left -= len(block)
+            place = block.find(b"GCOL\1\0\0\0")
+            while place >= 0:
+                end = int.from_bytes(block[place + 8 : place + 16], "little")
+                if not _is_heap(block[place : place + end], end):
+                    found = f"a damaged heap of attributes at byte {int(starts[at]) + place}"
+                    raise DataError(
+                        Problem(origin, "", found, "a whole file", _COPY_AGAIN, "damaged")
+                    )
+                place = block.find(b"GCOL\1\0\0\0", place + 8)
+
+
+def _is_heap(block: bytes, end: int) -> bool:
+    """Whether the objects of a heap of ``end`` bytes follow each other up to its end."""
+    if end > len(block):
+        return False
+    at = 16
+    while at + 16 <= end:
+        index = int.from_bytes(block[at : at + 2], "little")
+        length = int.from_bytes(block[at + 8 : at + 16], "little")
+        step = 16 + -(-length // 8) * 8 if index else length
+        if step < 16 or at + step > end:
+            return False
+        at += step
+    return True
 
 
 def _unwritten(chunks: dict[str, tuple[int, int]]) -> tuple[tuple[str, str], ...]:

@@ -190,6 +190,21 @@ def test_a_chunk_beyond_the_end_of_the_file_is_refused_with_its_step(
     assert refused(path, "gpp", "1 chunks beyond the end", "from step 18") == "damaged"
 
 
+def test_a_damaged_heap_that_the_library_never_comes_back_from_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.nc")
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL\1\0\0\0")
+    at = heap + 16
+    while content[at] or content[at + 1]:  # to the object of number 0, which is what is free
+        at += 16 + -(-content[at + 8] // 8) * 8
+    free = int.from_bytes(content[at + 8 : at + 16], "little")
+    assert at + free == heap + 4096
+    for length in (free - 126, free + 8, 0, 8):
+        content[at + 8 : at + 16] = length.to_bytes(8, "little")
+        path.write_bytes(content)
+        assert refused(path, f"a damaged heap of attributes at byte {heap}") == "damaged"
+
+
 def test_chunks_that_were_never_written_are_told(tmp_path: Path) -> None:
     path = tmp_path / "x.nc"
     with netCDF4.Dataset(path, "w") as nc:
