@@ -79,7 +79,7 @@ def variable_entries(report: Mapping[str, Any], files: Sequence[NativeFile]) -> 
     entries = []
     for name, item in report["variables"].items():
         outcome = outcome_of(item["fixes"])
-        said = ((rule, text.removeprefix(f"{rule}: ")) for rule, text in item["fixes"].items())
+        words = ((rule, text.removeprefix(f"{rule}: ")) for rule, text in item["fixes"].items())
         message = "; ".join(f"{rule}: {text}" for rule, text in words)
         rules = tuple(item["fixes"])
         used = set(item["files"])
