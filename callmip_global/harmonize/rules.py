@@ -43,7 +43,12 @@ _ALL = (
     Rule("archive", "refuse", "The archive is refused.", "It is damaged, unsafe or of several."),
     Rule("not-netcdf", "refuse", "The file is refused.", "It is empty, or of another format."),
     Rule("truncated", "refuse", "The file is refused.", "It is shorter than its header needs."),
-    Rule("damaged", "refuse", "The file is refused.", "Its header or chunks make no sense."),
+    Rule(
+        "damaged",
+        "refuse",
+        "The file or variable is refused.",
+        "A header or chunks make no sense, or values 10 ranges beyond the range.",
+    ),
     Rule("stub", "refuse", "The file is refused.", "It is a header without its values."),
     Rule("duplicate", "refuse", "All copies are refused.", "Same variable and time, none named."),
     Rule("superseded", "refuse", "The old copy is refused.", "Its folder says so; not named."),
@@ -179,7 +184,6 @@ _ALL = (
     Rule("constant-cells", "warn", "Kept.", "One value, not 0, always, on 30 % of the cells."),
     Rule("range", "refuse", "Refused, with the likely cause.", "0.1 % of all values out of range."),
     Rule("few-outside", "warn", "Kept.", "Less than 0.1 % of the values are out of range."),
-    Rule("damaged", "refuse", "Refused: damaged or a fill value.", "10 ranges beyond the range."),
     Rule(
         "season",
         "refuse",

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import callmip_global
+from callmip_global.harmonize import rules
 from callmip_global.harmonize.rules import RULES, outcome_of
 
 PACKAGE = Path(callmip_global.__file__).parent
@@ -44,3 +45,8 @@ def test_the_worst_rule_decides_the_outcome() -> None:
     assert outcome_of(["not-used"]) == "accepted"
     assert outcome_of(["not-used", "units"]) == "fixed"
     assert outcome_of(["units", "unreadable"]) == "refused"
+
+
+def test_no_name_is_given_to_two_rules() -> None:
+    """The later one would hide the earlier, in reports and in the documentation."""
+    assert len(RULES) == len(rules._ALL)
