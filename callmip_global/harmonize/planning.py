@@ -661,15 +661,11 @@ def closing_problem(item: VariablePlan, where: str) -> Problem | None:
     if not item.nee or not item.summary.count:
         return None
     name = item.entry.source
-    seasons = item.summary.seasons
-    means = seasons.means
+    means = item.summary.seasons.means
     remedy = f"Say sign: -1 if {name} is positive into the air, sign: 1 if positive into the land."
-    wanted = "positive into the air"
-    if seasons.reversed:
-        found = f"{name} with uptake at 40-70 N in winter once it is turned round"
-        return Problem(where, item.variable.name, found, wanted, remedy, "sign-unclear")
     if means is None or means[0] <= means[1]:
-        found = f"{name}, whose seasons at 40-70 N do not show its sign"
+        found = f"{name}, whose seasons at 40-70 N do not show that it is positive into the air"
+        wanted = "more uptake in summer than in winter"
         return Problem(where, item.variable.name, found, wanted, remedy, "sign-unclear")
     return None
 

@@ -489,6 +489,17 @@ def test_plant_types_are_averaged_with_the_cover_of_their_time(
     assert "3 of pft" in report["variables"]["gpp"]["fixes"]["cover"]
 
 
+def test_steps_of_two_years_have_the_cover_of_their_own_year(tmp_path: Path) -> None:
+    cover = np.stack([np.full((3, 4, 6), 0.1), np.full((3, 4, 6), 0.3)])
+    files, gpp = tiled(tmp_path, cover, annual=True)
+    whole = complete(VariableMap(GPP), [scan(f) for f in files])
+    plan = plan_variables([scan(f) for f in files], whole, ["gpp"], YEARS, ("mon",))
+    got = plan.plans["gpp"].read(slice(10, 14))
+    wanted = np.nansum(gpp[10:14], axis=1) * np.array([0.1, 0.1, 0.3, 0.3])[:, None, None]
+    wanted[np.isnan(gpp[10:14]).all(axis=1)] = np.nan
+    np.testing.assert_allclose(got, ascending(wanted), rtol=1e-12)
+
+
 def test_plant_types_without_cover_or_with_too_much_are_refused(tmp_path: Path) -> None:
     files, _ = tiled(tmp_path, np.full((24, 3, 4, 6), 0.4))
     assert refused(tmp_path, files, VariableMap(GPP), "gpp").rule == "cover-sums"
