@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_files import LAT, LON, field, write_native
 
@@ -62,6 +62,7 @@ def centres(step: float) -> tuple[np.ndarray, np.ndarray]:
 # --- rectilinear grids ---------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(
     st.sampled_from([(360, 720), (180, 360), (192, 288), (90, 144), (45, 72)]),
     st.booleans(),
