@@ -64,7 +64,10 @@ def validate(
     valid = loaded is not None and not problems
     if json:
         report: dict[str, Any] = {"experiment": str(experiment), "valid": valid}
-        report["problems"] = [asdict(problem) for problem in problems]
+        report["problems"] = [
+            {key: said for key, said in asdict(problem).items() if key != "rule"}
+            for problem in problems
+        ]
         if site:
             report["checks"] = [asdict(check) for check in checks]
         if loaded is not None and valid:

@@ -136,7 +136,7 @@ def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
     from callmip_global.errors import Problem, UsageError
     from callmip_global.files import write_json
     from callmip_global.harmonize.report import write_report
-    from callmip_global.harmonize.submission import entries_json
+    from callmip_global.harmonize.submission import entries_json, refusals
 
     if report is not None and report.suffix == ".html":
         raise UsageError(Problem("--report", found=str(report), wanted="a name ending in .json"))
@@ -145,9 +145,9 @@ def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
         rows = entries_json(entries)
         write_json(report, rows)
         write_report(rows, out=report.with_suffix(".html"))
-    for entry in sorted(entries):
-        if entry.outcome == "refused":
-            print(f"refused: {entry.message}", file=sys.stderr)
+    for message, names in refusals(entries).items():
+        said = f" {len(names)} variables ({', '.join(names)})" if len(names) > 1 else ""
+        print(f"refused{said}: {message}", file=sys.stderr)
     fixed = Counter((e.variable, e.message) for e in entries if e.outcome == "fixed")
     for (variable, message), files in sorted(fixed.items()):
         print(f"fixed {variable} ({files} file{'' if files == 1 else 's'}): {message}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from callmip_global.harmonize.naming import Row, classify
 from callmip_global.harmonize.native import NativeFile
+from callmip_global.harmonize.submission import refusals
 from callmip_global.units import same_units
 from callmip_global.variables import Variable, requested_variables, variable_table
 
@@ -95,12 +96,13 @@ def draft_manifest(files: Sequence[NativeFile], entries: Sequence[Entry]) -> str
 
 
 def _refusals(entries: Sequence[Entry]) -> Iterator[str]:
-    refused = [entry for entry in sorted(entries) if entry.outcome == "refused"]
+    refused = refusals(entries)
     if refused:
         yield "#"
         yield f"# Refused so far ({len(refused)}):"
-    for entry in refused:
-        yield _comment(entry.message, indent="#   ")
+    for message, names in refused.items():
+        said = f"{', '.join(names)}: " if len(names) > 1 else ""
+        yield _comment(said + message, indent="#   ")
 
 
 def _identity(rows: Sequence[Row]) -> Iterator[str]:

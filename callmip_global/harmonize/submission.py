@@ -61,6 +61,14 @@ def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     return [{**asdict(entry), "rules": list(entry.rules)} for entry in sorted(entries)]
 
 
+def refusals(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Why anything was refused, each reason once, and the names of the variables it holds for."""
+    found: dict[str, list[str]] = {}
+    for entry in sorted(e for e in entries if e.outcome == "refused"):
+        found.setdefault(entry.message, []).append(entry.variable)
+    return {message: [n for n in dict.fromkeys(names) if n] for message, names in found.items()}
+
+
 def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     """The entries that `entries_json` made the rows of; KeyError for other rows."""
     return [

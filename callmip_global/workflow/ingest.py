@@ -40,7 +40,7 @@ from callmip_global.harmonize.submission import (
     variable_entries,
 )
 from callmip_global.harmonize.variable_map import VariableMap
-from callmip_global.parallel import TaskMap, in_threads, one_by_one
+from callmip_global.parallel import TaskMap, in_threads
 from callmip_global.regrid import regrid_store
 from callmip_global.store import StoreName, store_info
 from callmip_global.workflow.collection import Collection
@@ -275,7 +275,7 @@ class _Ingest:
                 out=out,
                 variables=variable_map.delivered,
                 progress=self.progress,
-                task_map=self.task_map or one_by_one,
+                task_map=self.task_map or in_threads,
             )
         except RefusedVariablesError as error:
             bad: Mapping[str, Sequence[Problem]] = error.by_variable

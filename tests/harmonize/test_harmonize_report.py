@@ -14,6 +14,7 @@ import pytest
 
 from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.rules import RULES
+from callmip_global.harmonize.submission import Entry, refusals
 
 TOP = "/data/in"
 
@@ -110,3 +111,16 @@ def test_a_browser_draws_matrix_and_list(tmp_path: Path) -> None:
     assert "&lt;/script&gt;&lt;b&gt;&amp;" in got
     listed = got.split('<tbody id="rows">')[1].split("</tbody>")[0]
     assert listed.count("<tr>") == len(ROWS)
+
+
+def test_a_reason_that_holds_for_many_variables_is_said_once() -> None:
+    entries = [
+        Entry("a.nc", name, "refused", ("time",), "a.nc: time: found days")
+        for name in ("nep", "gpp")
+    ]
+    entries.append(Entry("b.nc", "", "refused", ("unreadable",), "b.nc: found nothing"))
+    entries.append(Entry("c.nc", "lai", "accepted", (), ""))
+    assert refusals(entries) == {
+        "a.nc: time: found days": ["gpp", "nep"],
+        "b.nc: found nothing": [],
+    }
