@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callmip_global.export.cf import export_cf
+    from callmip_global.export.ilamb import export_ilamb
     from callmip_global.export.upload import export_upload
 
-__all__ = ["export_cf", "export_upload"]
+__all__ = ["export_cf", "export_ilamb", "export_upload"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from callmip_global.export.cf import export_cf
 
         return export_cf
+    if name == "export_ilamb":
+        from callmip_global.export.ilamb import export_ilamb
+
+        return export_ilamb
     if name == "export_upload":
         from callmip_global.export.upload import export_upload
 
