@@ -449,7 +449,7 @@ def test_scores_have_the_columns_agreed_on_and_the_same_bytes_every_time(tmp_pat
     assert one.read_bytes() == two.read_bytes()
     header = (
         "variable,product,model,simulation,stage,member,region,frequency,scheme,quantity,value,"
-        "units,n_cells,n_months"
+        "units,n_cells,n_months,low,high"
     )
     assert first.decode().splitlines()[0] == header == ",".join(COLUMNS)
 
