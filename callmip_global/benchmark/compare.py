@@ -15,6 +15,7 @@ from callmip_global.benchmark import scores
 from callmip_global.benchmark.inputs import Run
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
+from callmip_global.benchmark.scores import Scheme
 from callmip_global.benchmark.series import Box, Period, Series, days_of
 from callmip_global.benchmark.statistics import Moments, PairSums
 from callmip_global.errors import DataError, Problem
@@ -32,35 +33,76 @@ _BLOCK_BYTES = 384 * 1024**2  # of all series of a comparison together
 _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
+# What the sums of a spatial pattern are filed under, by whether cells weigh by their area.
+_PATTERN = {True: "pattern by area", False: "pattern"}
 
 
 class TooShortError(DataError):
     """Product and runs have too few steps in common at this frequency."""
 
 
+@dataclass(eq=False)
+class RegionalSums:
+    """Sums over the cells of each region of one quantity that cells have, for each run.
+
+    ``total``, ``weight`` (runs, regions): weight times value, and weight, of cells that have a
+    value; the weight is the area [m2], or 1. ``cells`` (runs, regions): their number.
+    """
+
+    total: Array
+    weight: Array
+    cells: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, n_runs: int, n_regions: int) -> RegionalSums:
+        shape = (n_runs, n_regions)
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64))
+
+    def mean(self, k: int, region: int) -> tuple[float, int]:
+        """Mean of run ``k`` and the number of cells behind it; (NaN, 0) if there is none."""
+        if self.cells[k, region] == 0:
+            return float("nan"), 0
+        mean = self.total[k, region] / self.weight[k, region]
+        return float(mean), int(self.cells[k, region])
+
+
 @dataclass
 class Comparison:
     """What came of one product at one frequency.
 
-    ``maps[k]``: per run, (nlat, nlon) maps: mean, bias, absolute_bias, rmse and the scores per
-    cell, as far as they apply; NaN outside the common mask. ``reference``: the product's mean.
-    ``taylor[k][region]``: sigma ratio, correlation, cells. ``cycles``: region -> series (reference
-    first, then the runs) of 12 means, or empty; ``annual``: region -> years and the same series.
+    ``maps[k]``: per run, (nlat, nlon) maps of its mean, its bias, and the RMSE and the scores of
+    the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
+    product's mean. ``sums``: of (scheme, quantity), scheme "" for what all have in common.
+    ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
+    ``annual``: region -> years and the same series.
     """
 
     product: Product
     frequency: str
+    schemes: tuple[Scheme, ...]
     runs: list[Run]
     grid: Grid
     areas: dict[str, Array]
     periods: tuple[Period, ...]
     n_months: int
     reference: Array
-    maps: list[dict[str, Array]]
-    taylor: list[dict[str, tuple[float, float, int]]]
+    maps: list[dict[str, NDArray[Any]]]
+    sums: dict[tuple[str, str], RegionalSums]
     cycles: dict[str, list[list[float]]] = field(default_factory=dict)
     annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def mean(self, scheme: str, quantity: str, k: int, region: str) -> tuple[float, int] | None:
+        """Mean of a quantity of run ``k`` over a region, and its cells; None if it has none."""
+        sums = self.sums.get((scheme, quantity)) or self.sums.get(("", quantity))
+        return None if sums is None else sums.mean(k, list(self.areas).index(region))
+
+    def taylor(self, scheme: Scheme, k: int, region: str) -> tuple[float, float, int]:
+        """Ratio of standard deviations, correlation and cells of the mean maps in a region."""
+        kind, means, cells = _PATTERN[scheme.by_area], {}, 0
+        for name in scores.PATTERN_TERMS:
+            means[name], cells = self.sums[kind, name].mean(k, list(self.areas).index(region))
+        return scores.spatial_pattern(means, cells)
 
 
 def compare(
@@ -70,6 +112,7 @@ def compare(
     *,
     frequency: str,
     regions: Sequence[Region],
+    schemes: Sequence[Scheme],
     regridder: Regridder,
 ) -> tuple[Comparison, list[Problem]]:
     """Compare all runs with a product at ``mon``, ``yr`` or ``fx``.
@@ -80,7 +123,7 @@ def compare(
     problems: list[Problem] = []
     kept = list(runs)
     while True:
-        gathered = _gather(product, reference, kept, frequency, regions, regridder)
+        gathered = _gather(product, reference, kept, frequency, regions, schemes, regridder)
         if gathered.values[0] == 0:
             raise DataError(
                 Problem(
@@ -105,16 +148,16 @@ def compare(
             raise DataError(problems)
         if not empty:
             break
-    return _result(product, [run for run, _ in kept], frequency, regions, gathered), problems
+    return _result(product, [run for run, _ in kept], frequency, schemes, gathered), problems
 
 
 @dataclass
 class _Gathered:
     """What one pass found: maps, and regional sums; series are the reference, then the runs.
 
-    ``reference``, ``maps``: as in ``Comparison``. ``area_valid`` (regions, T): common area [m2];
-    ``area_sums`` (series, regions, T): area times value. ``cycle_sums``, ``cycle_areas`` (series,
-    regions, 12): area times mean of the calendar month, and that area. ``values``
+    ``reference``, ``maps``, ``sums``: as in ``Comparison``. ``area_valid`` (regions, T): common
+    area [m2]; ``area_sums`` (series, regions, T): area times value. ``cycle_sums``, ``cycle_areas``
+    (series, regions, 12): area times mean of the calendar month, and that area. ``values``
     (series,): how many there are, common or not.
     """
 
@@ -123,7 +166,8 @@ class _Gathered:
     periods: tuple[Period, ...]
     days: Array
     reference: Array
-    maps: list[dict[str, Array]]
+    maps: list[dict[str, NDArray[Any]]]
+    sums: dict[tuple[str, str], RegionalSums]
     area_valid: Array
     area_sums: Array
     cycle_sums: Array
@@ -138,6 +182,7 @@ def _gather(
     runs: Sequence[tuple[Run, Series]],
     frequency: str,
     regions: Sequence[Region],
+    schemes: Sequence[Scheme],
     regridder: Regridder,
 ) -> _Gathered:
     """Tile by tile of the map, and for each tile block by block of time, everything read once."""
@@ -154,6 +199,7 @@ def _gather(
         days,
         np.full(grid.shape, np.nan),
         [{} for _ in runs],
+        {},
         np.zeros((n_regions, len(periods))),
         np.zeros((n_series, n_regions, len(periods))),
         np.zeros((n_series, n_regions, 12)),
@@ -164,7 +210,7 @@ def _gather(
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
     for box in _tiles(grid, series, 12 if frequency == "mon" else 1):
-        _gather_tile(found, product, series, static, frequency, box, regridder)
+        _gather_tile(found, product, series, static, frequency, box, schemes, regridder)
     return found
 
 
@@ -175,6 +221,7 @@ def _gather_tile(
     static: Array | None,
     frequency: str,
     box: Box,
+    schemes: Sequence[Scheme],
     regridder: Regridder,
 ) -> None:
     """Add one tile: its maps, and what it adds to the regional sums."""
@@ -211,20 +258,89 @@ def _gather_tile(
         found.area_sums[:, :, here] += shares @ added.sums
         found.values += added.seen
         found.implausible += added.outside
-    moments = sums.moments()
     minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
-    usable = moments.count >= minimum
-    found.reference[box] = np.where(usable, moments.mean_reference, np.nan).reshape(shape)
-    for k, maps in enumerate(found.maps):
-        for name, values in _cell_maps(product, frequency, moments, k).items():
-            whole = maps.setdefault(name, np.full(grid.shape, np.nan))
-            whole[box] = np.where(usable, values, np.nan).reshape(shape)
+    # Two thirds of the cells are sea: what follows is done for those that count.
+    cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
+    if not cells.size:
+        return
+    moments = sums.of_cells(cells).moments()
+    areas = areas[:, cells]
+    inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
+    _place(found.reference, box, cells, moments.mean_reference)
+    for k in range(n_runs):
+        _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
     if monthly:
-        weights = np.where(usable, areas, 0.0)
         for i, cycle in enumerate((moments.cycle_reference, *moments.cycle_model)):
             there = np.isfinite(cycle)
-            found.cycle_areas[i] += weights @ there.T
-            found.cycle_sums[i] += weights @ np.where(there, cycle, 0.0).T
+            found.cycle_areas[i] += areas @ there.T
+            found.cycle_sums[i] += areas @ np.where(there, cycle, 0.0).T
+
+
+def _add_run(
+    found: _Gathered,
+    product: Product,
+    frequency: str,
+    schemes: Sequence[Scheme],
+    moments: Moments,
+    k: int,
+    box: Box,
+    cells: NDArray[np.int64],
+    areas: Array,
+    inside: NDArray[np.bool_],
+) -> None:
+    """Maps and regional sums of run ``k`` for the ``cells`` of a tile that count.
+
+    areas : (regions, N) [m2];  inside : (regions, N) whether a cell belongs to a region as a whole
+    """
+    mean_r, mean_m = moments.mean_reference, moments.mean_model[k]
+    common: dict[str, Array] = {"reference_mean": mean_r, "mean": mean_m}
+    if not product.anomaly:
+        bias = mean_m - mean_r
+        common |= {"bias": bias, "absolute_bias": np.abs(bias)}
+    fields = {("", name): values for name, values in common.items()}
+    for scheme in schemes:
+        own = scheme.cell_maps(moments, k, frequency, anomaly=product.anomaly)
+        fields |= {(scheme.name, name): values for name, values in own.items()}
+    terms = scores.pattern_terms(mean_m, mean_r)
+    if any(scheme.by_area for scheme in schemes):
+        fields |= {(_PATTERN[True], name): values for name, values in terms.items()}
+    _add_sums(found.sums, fields, k, len(found.maps), areas)
+    if not all(scheme.by_area for scheme in schemes):
+        alike = {(_PATTERN[False], name): values for name, values in terms.items()}
+        _add_sums(found.sums, alike, k, len(found.maps), inside.astype(np.float64))
+    for (of, name), values in fields.items():
+        if name in ("reference_mean", "absolute_bias") or of not in ("", schemes[0].name):
+            continue
+        # The spread between models is made of the means: they keep all their digits.
+        kind = np.float64 if name == "mean" else np.float32
+        whole = found.maps[k].setdefault(name, np.full(found.grid.shape, np.nan, kind))
+        _place(whole, box, cells, values)
+
+
+def _place(whole: NDArray[Any], box: Box, cells: NDArray[np.int64], values: Array) -> None:
+    """Put the values of a tile's ``cells`` into the map."""
+    part = whole[box]
+    part[np.unravel_index(cells, part.shape)] = values
+
+
+def _add_sums(
+    sums: dict[tuple[str, str], RegionalSums],
+    fields: dict[tuple[str, str], Array],
+    k: int,
+    n_runs: int,
+    weights: Array,
+) -> None:
+    """Add the cells of a tile to the sums over all regions by matrix products."""
+    values = np.stack(list(fields.values()))
+    there = np.isfinite(values).astype(np.float64)
+    total = np.where(there > 0, values, 0.0) @ weights.T
+    weight = there @ weights.T
+    cells = there @ (weights > 0).astype(np.float64).T
+    for i, key in enumerate(fields):
+        own = sums.setdefault(key, RegionalSums.empty(n_runs, len(weights)))
+        own.total[k] += total[i]
+        own.weight[k] += weight[i]
+        own.cells[k] += np.rint(cells[i]).astype(np.int64)
 
 
 def _type(series: Series) -> np.dtype[Any]:
@@ -394,30 +510,23 @@ def _result(
     product: Product,
     runs: list[Run],
     frequency: str,
-    regions: Sequence[Region],
+    schemes: Sequence[Scheme],
     gathered: _Gathered,
 ) -> Comparison:
-    grid, maps = gathered.grid, gathered.maps
     reference = gathered.reference
-    taylor = [
-        {
-            name: scores.spatial_pattern(own["mean"], reference, area)
-            for name, area in gathered.areas.items()
-        }
-        for own in maps
-    ]
     annual_steps = frequency == "yr" or (frequency == "fx" and gathered.days[0] > 300)
     comparison = Comparison(
         product=product,
         frequency=frequency,
+        schemes=tuple(schemes),
         runs=runs,
-        grid=grid,
+        grid=gathered.grid,
         areas=gathered.areas,
         periods=gathered.periods,
         n_months=len(gathered.periods) * (12 if annual_steps else 1),
         reference=reference,
-        maps=maps,
-        taylor=taylor,
+        maps=gathered.maps,
+        sums=gathered.sums,
     )
     if frequency == "mon":
         comparison.cycles = _regional_cycles(gathered)
@@ -442,39 +551,6 @@ def _result(
             )
         )
     return comparison
-
-
-def _cell_maps(product: Product, frequency: str, moments: Moments, k: int) -> dict[str, Array]:
-    """(N,) maps of run ``k``: what applies at this frequency, scores NaN where undefined."""
-    mean_r, mean_m = moments.mean_reference, moments.mean_model[k]
-    bias = mean_m - mean_r
-    maps = {"mean": mean_m}
-    if not product.anomaly:
-        maps |= {"bias": bias, "absolute_bias": np.abs(bias)}
-    if frequency == "fx":
-        # A map has no sigma in time: its own size is the scale.
-        size = np.abs(mean_r)
-        maps["bias_score"] = scores.error_score(bias, np.where(size > 0, size, np.nan))
-        return maps
-    scale = scores.noticeable(np.sqrt(moments.variance_reference), mean_r)
-    crmse = scores.centred_rmse(
-        moments.variance_model[k], moments.variance_reference, moments.covariance[k]
-    )
-    maps["rmse"] = crmse if product.anomaly else np.sqrt(crmse**2 + bias**2)
-    maps["rmse_score"] = scores.error_score(crmse, scale)
-    if not product.anomaly:
-        maps["bias_score"] = scores.error_score(bias, scale)
-    if frequency == "mon":
-        maps["seasonal_cycle_score"] = scores.phase_score(
-            scores.month_of_maximum(moments.cycle_model[k]),
-            scores.month_of_maximum(moments.cycle_reference),
-        )
-    iav_r = scores.noticeable(np.sqrt(moments.interannual_variance_reference), mean_r)
-    iav_m = np.sqrt(moments.interannual_variance_model[k])
-    repeats = moments.count / np.maximum(moments.slots_present, 1)
-    iav_r = np.where(repeats >= scores.MINIMUM_REPEATS, iav_r, np.nan)
-    maps["interannual_score"] = scores.error_score(iav_m - iav_r, iav_r)
-    return maps
 
 
 def _regional_cycles(gathered: _Gathered) -> dict[str, list[list[float]]]:

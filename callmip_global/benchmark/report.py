@@ -51,7 +51,9 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
             )
         )
     summary = read_json(source)
-    rows = read_scores(benchmark_dir / "scores.csv")
+    rows = [
+        row for row in read_scores(benchmark_dir / "scores.csv") if row.scheme == summary["scheme"]
+    ]
     subjects = _subjects(summary)
     displays = {
         name: _display(name, entry["units"]) for name, entry in summary["variables"].items()
@@ -165,7 +167,7 @@ def _comparison(
         table.setdefault(row.region, {}).setdefault(run, {})[row.quantity] = value
         if row.quantity == "mean":
             cells[row.region] = max(row.n_cells, cells.get(row.region, 0))
-    kept = {k: v for k, v in entry.items() if k != "maps"}
+    kept = {k: v for k, v in entry.items() if k not in ("maps", "schemes")}
     return {**kept, "values": values, "changes": changes, "spreads": spreads, "cells": cells}
 
 

@@ -54,22 +54,26 @@ def run_benchmark(
     regridder: Regridder,
     frequencies: Sequence[str] = FREQUENCIES,
     regions: Sequence[str] = tuple(REGIONS),
+    schemes: Sequence[str] = (scores.COLLIER2018.name,),
     progress: Progress = lambda text, share: None,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
-    """Score runs against products with the scheme ``collier2018`` and write what was found.
+    """Score runs against products and write what was found.
 
     ``stores``: stores of harmonized runs, or NetCDF files with the protocol's names. ``regridder``:
     brings a dataset (time, lat, lon, with bounds; ``sftlf`` where known) to a grid, conserving
     area means (``regrid.regrid_dataset``); product and runs meet on the coarsest of their grids.
-    ``task_map``: where the units run, each of them one product at one frequency with all runs.
+    ``schemes``: names of ``scores.SCHEMES``; scores.csv has a whole table of each, maps and report
+    are of the first. ``task_map``: where the units run, each of them one product at one frequency
+    with all runs.
 
     Writes ``out/scores.csv``, ``out/maps/*.nc``, ``out/benchmark.json`` (all that ``write_report``
     needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. A product
     that cannot be used is one line in its ``problems``; the rest goes on. Raises UsageError for
-    runs, frequencies or regions that cannot be used at all.
+    runs, frequencies, regions or schemes that cannot be used at all.
     """
     chosen = select_regions(regions)
+    used = scores.select_schemes(schemes)
     unknown = [name for name in frequencies if name not in FREQUENCIES]
     if unknown or not frequencies:
         raise UsageError(
@@ -83,7 +87,7 @@ def run_benchmark(
     for old in [*maps.glob("*.nc"), *maps.glob(".*.tmp")]:
         old.unlink()
     has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
-    work = _Work(tuple(runs), has, chosen, regridder, maps)
+    work = _Work(tuple(runs), has, chosen, used, regridder, maps)
     units = [
         (product, frequency)
         for product in products
@@ -114,7 +118,7 @@ def run_benchmark(
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
-    summary = _summary(runs, products, chosen, frequencies, entries, problems, notes)
+    summary = _summary(runs, products, chosen, used, frequencies, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
     return summary
 
@@ -126,6 +130,7 @@ class _Work:
     runs: tuple[Run, ...]
     has: _Has
     regions: Sequence[Region]
+    schemes: Sequence[scores.Scheme]
     regridder: Regridder
     maps: Path
 
@@ -169,6 +174,7 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
             with_it,
             frequency=frequency,
             regions=work.regions,
+            schemes=work.schemes,
             regridder=work.regridder,
         )
     except TooShortError as error:
@@ -183,7 +189,8 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
     found.problems += problems
     found.notes += comparison.notes
     files = _write_maps(work.maps, comparison)
-    found.rows += _rows(comparison)
+    for scheme in work.schemes:
+        found.rows += _rows(comparison, scheme)
     found.entries.append(_entry(comparison, files, found.rows, work.runs))
     return found
 
@@ -231,35 +238,32 @@ def pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
 
 
 def run_numbers(
-    comparison: Comparison, k: int, region: str
+    comparison: Comparison, scheme: scores.Scheme, k: int, region: str
 ) -> tuple[dict[str, tuple[float, int]], dict[str, float]]:
     """(value, cells) of every quantity of run ``k`` in a region, and the scores behind the overall.
 
     A quantity that does not apply at this frequency is absent; one that applies but is not
     defined is NaN.
     """
-    area = comparison.areas[region]
-    own = comparison.maps[k]
     numbers: dict[str, tuple[float, int]] = {}
-    both = np.where(np.isfinite(own["mean"]), comparison.reference, np.nan)
-    numbers["reference_mean"] = scores.area_mean(both, area)
-    numbers["mean"] = scores.area_mean(own["mean"], area)
-    for name in ("bias", "absolute_bias", "rmse"):
-        if name in own:
-            numbers[name] = scores.area_mean(own[name], area)
-    wanted = scores.applicable_scores(comparison.frequency, anomaly=comparison.product.anomaly)
+    for name in ("reference_mean", "mean", "bias", "absolute_bias", "rmse"):
+        number = comparison.mean(scheme.name, name, k, region)
+        if number is not None:
+            numbers[name] = number
+    wanted = scheme.applicable(comparison.frequency, anomaly=comparison.product.anomaly)
     for name in wanted:
         if name == "spatial_score":
-            sigma, correlation, cells = comparison.taylor[k][region]
+            sigma, correlation, cells = comparison.taylor(scheme, k, region)
             numbers[name] = (scores.taylor_score(sigma, correlation), cells)
         else:
-            numbers[name] = scores.area_mean(own[name], area)
+            number = comparison.mean(scheme.name, name, k, region)
+            numbers[name] = (math.nan, 0) if number is None else number
     parts = {name: numbers[name][0] for name in wanted}
-    numbers["overall_score"] = (scores.overall_score(parts)[0], numbers["mean"][1])
+    numbers["overall_score"] = (scheme.overall(parts)[0], numbers["mean"][1])
     return numbers, parts
 
 
-def _rows(comparison: Comparison) -> Iterator[Score]:
+def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
     units = variable_table()[comparison.product.variable].units
 
     def score(
@@ -276,7 +280,7 @@ def _rows(comparison: Comparison) -> Iterator[Score]:
             member=member,
             region=region,
             frequency=comparison.frequency,
-            scheme=scores.SCHEME,
+            scheme=scheme.name,
             quantity=quantity,
             value=value if cells else math.nan,
             units="1" if unitless else units,
@@ -286,7 +290,7 @@ def _rows(comparison: Comparison) -> Iterator[Score]:
 
     runs = comparison.runs
     for region in comparison.areas:
-        numbers = [run_numbers(comparison, k, region) for k in range(len(runs))]
+        numbers = [run_numbers(comparison, scheme, k, region) for k in range(len(runs))]
         for run, (values, _) in zip(runs, numbers, strict=True):
             for quantity, (value, cells) in values.items():
                 yield score(run.identity, region, quantity, value, cells)
@@ -352,7 +356,6 @@ def _spreads(comparison: Comparison) -> dict[str, dict[str, Array]]:
 _TITLES = {
     "mean": "mean of the run",
     "bias": "mean of the run minus mean of the product",
-    "absolute_bias": "size of the bias",
     "rmse": "root mean square error",
     "bias_score": "bias score",
     "rmse_score": "centralised RMSE score",
@@ -373,20 +376,18 @@ def _write_maps(folder: Path, comparison: Comparison) -> list[dict[str, Any]]:
     taken = {j for _, j in paired}
     groups += [(None, j) for j, r in enumerate(runs) if r.stage == "Posterior" and j not in taken]
     for i, j in sorted(groups, key=lambda g: min(k for k in g if k is not None)):
-        fields: dict[str, tuple[Array, str, str]] = {
+        fields: dict[str, tuple[NDArray[Any], str, str]] = {
             "reference": (comparison.reference, units, "mean of the product")
         }
         for k, stage in ((i, "prior"), (j, "posterior")):
             if k is None:
                 continue
             for name, values in comparison.maps[k].items():
-                if name == "absolute_bias":
-                    continue
                 unit = "1" if name.endswith("_score") else units
                 fields[f"{name}_{stage}"] = (values, unit, f"{_TITLES[name]}, {stage}")
-        if i is not None and j is not None and "absolute_bias" in comparison.maps[i]:
+        if i is not None and j is not None and "bias" in comparison.maps[i]:
             fields["misfit_change"] = (
-                comparison.maps[j]["absolute_bias"] - comparison.maps[i]["absolute_bias"],
+                np.abs(comparison.maps[j]["bias"]) - np.abs(comparison.maps[i]["bias"]),
                 units,
                 "misfit change: size of the bias, posterior minus prior",
             )
@@ -440,7 +441,7 @@ def _file_name(comparison: Comparison, model: str, simulation: str, member: str)
 def _write_map_file(
     path: Path,
     comparison: Comparison,
-    fields: Mapping[str, tuple[Array, str, str]],
+    fields: Mapping[str, tuple[NDArray[Any], str, str]],
     what: str,
 ) -> None:
     first, last = comparison.periods[0], comparison.periods[-1]
@@ -465,8 +466,8 @@ def _write_map_file(
             "frequency": comparison.frequency,
             "years": f"{first[0]}-{last[0]}",
             "n_months": comparison.n_months,
-            "scheme": scores.SCHEME,
-            "references": scores.CITATION,
+            "scheme": comparison.schemes[0].name,
+            "references": comparison.schemes[0].citation,
             "source": f"callmip-global {__version__}",
             "synthetic": "; ".join(_synthetic_texts(comparison.runs, [product])),
         },
@@ -492,14 +493,7 @@ def _entry(
     """What the report shows of one comparison."""
     product = comparison.product
     first, last = comparison.periods[0], comparison.periods[-1]
-    wanted = scores.applicable_scores(comparison.frequency, anomaly=product.anomaly)
-    present = {
-        region: [
-            len(_defined(run_numbers(comparison, k, region)[1]))
-            for k in range(len(comparison.runs))
-        ]
-        for region in comparison.areas
-    }
+    schemes = {scheme.name: _scheme_entry(comparison, scheme) for scheme in comparison.schemes}
     return {
         "variable": product.variable,
         "product": product.name,
@@ -509,13 +503,9 @@ def _entry(
         "n_months": comparison.n_months,
         "n_cells": int(np.isfinite(comparison.reference).sum()),
         "units": variable_table()[product.variable].units,
-        "scores": list(wanted),
-        "scores_present": present,
+        **schemes[comparison.schemes[0].name],
+        "schemes": schemes,
         "runs": [runs.index(run) for run in comparison.runs],
-        "taylor": {
-            region: [_numbers(own[region][:2]) for own in comparison.taylor]
-            for region in comparison.areas
-        },
         "cycles": {name: [_numbers(s) for s in cycle] for name, cycle in comparison.cycles.items()},
         "annual": {
             name: {"years": years, "series": [_numbers(s) for s in series]}
@@ -523,6 +513,23 @@ def _entry(
         },
         "maps": files,
         "notes": comparison.notes,
+    }
+
+
+def _scheme_entry(comparison: Comparison, scheme: scores.Scheme) -> dict[str, Any]:
+    """Scores that apply, how many of them each run has, and points of the Taylor diagram."""
+    runs = range(len(comparison.runs))
+    anomaly = comparison.product.anomaly
+    return {
+        "scores": list(scheme.applicable(comparison.frequency, anomaly=anomaly)),
+        "scores_present": {
+            region: [len(_defined(run_numbers(comparison, scheme, k, region)[1])) for k in runs]
+            for region in comparison.areas
+        },
+        "taylor": {
+            region: [_numbers(comparison.taylor(scheme, k, region)[:2]) for k in runs]
+            for region in comparison.areas
+        },
     }
 
 
@@ -550,6 +557,7 @@ def _summary(
     runs: Sequence[Run],
     products: Sequence[Product],
     regions: Sequence[Region],
+    schemes: Sequence[scores.Scheme],
     frequencies: Sequence[str],
     entries: list[dict[str, Any]],
     problems: Sequence[Problem],
@@ -558,10 +566,8 @@ def _summary(
     table = variable_table()
     packages = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
     return {
-        "scheme": scores.SCHEME,
-        "citation": scores.CITATION,
-        "formulas": [list(pair) for pair in scores.FORMULAS],
-        "weights": scores.WEIGHTS,
+        **_scheme_text(schemes[0]),
+        "schemes": [_scheme_text(scheme) for scheme in schemes],
         "minimum": {"months": MINIMUM_MONTHS, "years": MINIMUM_YEARS},
         "versions": {
             "callmip-global": __version__,
@@ -593,6 +599,15 @@ def _summary(
         "comparisons": entries,
         "problems": [str(problem) for problem in problems],
         "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _scheme_text(scheme: scores.Scheme) -> dict[str, Any]:
+    return {
+        "scheme": scheme.name,
+        "citation": scheme.citation,
+        "formulas": [list(pair) for pair in scheme.formulas],
+        "weights": dict(scheme.weights),
     }
 
 

@@ -11,7 +11,7 @@ so a gap of one of them never moves the scores of another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -250,6 +250,12 @@ class PairSums:
             + shift_m * sum_r
             + shift_r * sum_m
             + total * shift_r * shift_m,
+        )
+
+    def of_cells(self, cells: Any) -> PairSums:
+        """The sums of these cells alone; ``cells``: positions, or (N,) of bool."""
+        return PairSums(
+            self.begun[cells], *(getattr(self, f.name)[..., cells] for f in fields(self)[1:])
         )
 
     def moments(self) -> Moments:

@@ -35,6 +35,13 @@ def benchmark(
     region: Annotated[
         list[str] | None, typer.Option(help="Region; all of them when not given. May be repeated.")
     ] = None,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scoring scheme: collier2018 (when not given), ilamb27 or ilamb3. May be repeated;"
+            " report and maps show the first."
+        ),
+    ] = None,
     dask: DaskOption = None,
     workers: WorkersOption = None,
     site: SiteOption = None,
@@ -52,6 +59,7 @@ def benchmark(
     from callmip_global.benchmark import run_benchmark, write_report
     from callmip_global.benchmark.regions import REGIONS
     from callmip_global.benchmark.run import FREQUENCIES, raise_problems
+    from callmip_global.benchmark.scores import COLLIER2018
     from callmip_global.config.products import load_products
     from callmip_global.grid import Grid
     from callmip_global.parallel import one_by_one
@@ -78,6 +86,7 @@ def benchmark(
             regridder=regridder,
             frequencies=frequency or FREQUENCIES,
             regions=region or tuple(REGIONS),
+            schemes=scheme or (COLLIER2018.name,),
             progress=lambda text, share: bar.update(task, description=text, completed=share),
             task_map=task_map or one_by_one,
         )
