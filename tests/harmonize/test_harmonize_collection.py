@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_files import field, write_native
+from submissions import native_instead_of_regridded
 
 from callmip_global import files
 from callmip_global.config.manifest import load_manifest
@@ -73,6 +74,12 @@ class Handed:
 
     def gpp(self, store: str) -> Any:
         return open_store(self.out / store, "mon")["gpp"].values
+
+
+@pytest.fixture(autouse=True)
+def _no_regridding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored is not the point here; killing and resuming `regrid_store` is tested there."""
+    monkeypatch.setattr("callmip_global.workflow.ingest.regrid_store", native_instead_of_regridded)
 
 
 @pytest.fixture
