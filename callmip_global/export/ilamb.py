@@ -324,7 +324,7 @@ def _runs(stores: Sequence[Path], years: int | None) -> list[_Run]:
         problems.append(Problem("export", found="no store", wanted="at least one"))
     if problems:
         raise UsageError(problems)
-    return sorted(runs, key=lambda run: (run.name.model, run.name.stage == "Posterior", run.name))
+    return sorted(runs, key=lambda run: (run.name.model, run.name.stage != "Prior", run.directory))
 
 
 def model_directory(name: StoreName, among: Sequence[StoreName]) -> str:
