@@ -30,6 +30,9 @@ MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
 _BLOCK_STEPS = 60  # what a store holds in one chunk
 _BLOCK_BYTES = 384 * 1024**2  # of all series of a comparison together
+# Of one series: what is larger is fetched from the kernel and given back for every block, which
+# takes longer than the sums (glibc keeps up to 32 MiB).
+_ARRAY_BYTES = 32 * 1024**2
 _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
@@ -235,6 +238,7 @@ def _gather_tile(
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
     stored = np.result_type(*(_type(s) for s in series[1:]))
     size = _block_steps(n_cells, n_runs)
+    models = np.empty((n_runs, min(size, n_steps), n_cells), stored)
     for start in range(0, n_steps, size):
         here = slice(start, min(start + size, n_steps))
         block = periods[here]
@@ -242,7 +246,7 @@ def _gather_tile(
             r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
         else:
             r = on_grid(series[0], block, grid, product.variable, regridder, box)
-        m = np.empty((n_runs, len(block), n_cells), stored)
+        m = models[:, : len(block)]
         for k, run in enumerate(series[1:]):
             m[k] = on_grid(run, block, grid, product.variable, regridder, box)
         added = sums.add(
@@ -375,7 +379,7 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
     if not all(same_grid(s.grid, grid) for s in series):
         rows, columns = nlat, nlon
     bytes_per_cell = 8 * len(series) * (3 * n_slots + 12)
-    fitting = max(1, _SUM_BYTES // bytes_per_cell)
+    fitting = max(1, min(_SUM_BYTES // bytes_per_cell, _ARRAY_BYTES // (4 * _BLOCK_STEPS)))
     columns = min(nlon, max(columns, fitting // rows // columns * columns))
     rows = min(nlat, max(rows, fitting // columns // rows * rows))
     return [
@@ -387,8 +391,10 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
 
 def _block_steps(n_cells: int, n_runs: int) -> int:
     """Steps read at a time: whole chunks where memory allows, else fewer."""
-    fitting = _BLOCK_BYTES // (4 * n_cells * (n_runs + 1))
-    return int(max(1, fitting // _BLOCK_STEPS * _BLOCK_STEPS or fitting))
+    fitting = min(_BLOCK_BYTES // (n_runs + 1), _ARRAY_BYTES) // (4 * n_cells)
+    if fitting >= _BLOCK_STEPS:
+        return fitting // _BLOCK_STEPS * _BLOCK_STEPS
+    return max(n for n in range(1, _BLOCK_STEPS) if n <= max(fitting, 1) and _BLOCK_STEPS % n == 0)
 
 
 def coarsest(grids: Sequence[Grid]) -> Grid:
