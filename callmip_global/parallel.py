@@ -17,7 +17,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
 
+Progress = Callable[[str, float], None]
+"""Told what is under way, in words, and how much of the work is done, from 0 to 1."""
+
 _MAX_THREADS = 8
+
+
+def quiet(_text: str, _share: float) -> None:
+    """The progress of work that nobody watches."""
 
 
 class TaskMap(Protocol):

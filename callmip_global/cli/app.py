@@ -91,9 +91,11 @@ def main() -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as leaving:
+        # typer makes this of Ctrl-C, and says nothing.
+        if leaving.code == EXIT_INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output is gone (`callmip-global status | head`).
         sys.stderr.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -20,7 +23,12 @@ from callmip_global.cli.scale_out import (
 from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from callmip_global.harmonize.submission import Entry
+    from callmip_global.parallel import Progress
+
+_LOGGED_S = 60.0
 
 ReportOption = Annotated[
     Path | None,
@@ -53,26 +61,18 @@ def harmonize(
     changes. report.json and report.html of the collection tell of all its runs. Exit code 1 if
     anything was refused.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from callmip_global.config.manifest import load_manifest
     from callmip_global.workflow.ingest import ingest
 
     loaded = load_manifest(manifest)
     with (
-        Progress(console=Console(stderr=True), transient=True) as bar,
+        _watched() as (console, progress),
         spread(
-            dask, workers, site, overrides, kind="harmonize", out=out, console=bar.console
+            dask, workers, site, overrides, kind="harmonize", out=out, console=console
         ) as task_map,
     ):
-        task = bar.add_task("reading headers", total=1.0)
         stores, entries = ingest(
-            submissions,
-            loaded,
-            collection=out,
-            progress=lambda text, share: bar.update(task, description=text, completed=share),
-            task_map=task_map,
+            submissions, loaded, collection=out, progress=progress, task_map=task_map
         )
     for store in stores:
         print(store)
@@ -116,27 +116,53 @@ def check(
         if variables is not None or draft is not None:
             remedy = "The manifest says it all."
             raise UsageError(Problem("--manifest", found="--variables or --draft", remedy=remedy))
-        _finish(check_manifest(paths, load_manifest(manifest)), report)
+        loaded = load_manifest(manifest)
+        with _watched() as (_, progress):
+            entries = check_manifest(paths, loaded, progress)
+        _finish(entries, report)
     if draft is not None and draft.exists():
-        raise UsageError(Problem("--draft", found=f"{draft}, which is there already"))
+        found = f"{draft}, which is there already"
+        raise UsageError(Problem("--draft", found=found, wanted="the name of a new file"))
     variable_map = None if variables is None else load_variable_map(variables, requested=())
-    found = [check_path(path, variable_map) for path in paths]
-    entries = accounted((e for one in found for e in one.entries), ())
+    with _watched() as (_, progress):
+        checked = [check_path(path, variable_map, progress) for path in paths]
+    entries = accounted((e for one in checked for e in one.entries), ())
     if draft is not None:
-        files = {file.origin: file for one in found for file in one.files}
+        files = {file.origin: file for one in checked for file in one.files}
         write_atomic(draft, draft_manifest(list(files.values()), entries))
         print(draft)
     _finish(entries, report)
 
 
+@contextmanager
+def _watched() -> Iterator[tuple[Console, Progress]]:
+    """Shows how far the work is: a bar on a terminal, a line a minute in a log."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("reading headers", total=1.0)
+            yield console, lambda text, share: bar.update(task, description=text, completed=share)
+        return
+    told = time.monotonic()
+
+    def log(text: str, share: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _LOGGED_S:
+            told = time.monotonic()
+            print(f"{share:4.0%} {text}", file=sys.stderr, flush=True)
+
+    yield console, log
+
+
 def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
     """Print what was refused or fixed, write the report, and leave with the exit code."""
-    import sys
-
     from callmip_global.errors import Problem, UsageError
     from callmip_global.files import write_json
     from callmip_global.harmonize.report import write_report
-    from callmip_global.harmonize.submission import entries_json, refusals
+    from callmip_global.harmonize.submission import entries_json, refusals, remarks
 
     if report is not None and report.suffix == ".html":
         raise UsageError(Problem("--report", found=str(report), wanted="a name ending in .json"))
@@ -148,9 +174,9 @@ def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
     for message, names in refusals(entries).items():
         said = f" {len(names)} variables ({', '.join(names)})" if len(names) > 1 else ""
         print(f"refused{said}: {message}", file=sys.stderr)
-    fixed = Counter((e.variable, e.message) for e in entries if e.outcome == "fixed")
-    for (variable, message), files in sorted(fixed.items()):
-        print(f"fixed {variable} ({files} file{'' if files == 1 else 's'}): {message}")
+    for what, names, files, message in remarks(entries):
+        held = f" ({files} file{'' if files == 1 else 's'})" if files else ""
+        print(f"{what} {', '.join(names)}{held}: {message}")
     counts = Counter(entry.outcome for entry in entries)
     print(", ".join(f"{counts[o]} {o}" for o in ("accepted", "fixed", "refused")))
     raise typer.Exit(EXIT_PROBLEMS if counts["refused"] else EXIT_OK)

@@ -454,7 +454,7 @@ def tolerated(var: Variable) -> tuple[float, float]:
 def summary_problem(summary: Summary, var: Variable, where: str) -> Problem | None:
     """What is implausible about a variable as a whole, with the likely cause, or None."""
     low, high = var.valid_range
-    wanted = f"values within {low:g} to {high:g} {var.units}"
+    wanted = f"values within {low:g} to {high:g} {var.units}".removesuffix(" 1")
 
     def problem(rule: str, found: str, wanted: str, remedy: str = "") -> Problem:
         return Problem(where, var.name, found, wanted, remedy, rule)

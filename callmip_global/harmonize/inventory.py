@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.integrity import check, is_netcdf, is_zarr, stub_problem
 from callmip_global.harmonize.naming import READABLE, Row, classify, same_name, unpacked_name
 from callmip_global.harmonize.unpack import NoMemberError, unpack
-from callmip_global.parallel import in_threads, run_units
+from callmip_global.parallel import Progress, in_threads, quiet, run_units
 from callmip_global.variables import variable_table
 
 Note = tuple[str, str]
-Progress = Callable[[str, float], None]
 
 _NETCDF_ENDINGS = (".nc4", ".nc3", ".cdf", ".netcdf")
 _SIMULATION = re.compile(r"S\d|CO2")
@@ -85,7 +84,7 @@ def take(
     model: str,
     simulation: str,
     stage: str,
-    progress: Progress = lambda _text, _share: None,
+    progress: Progress = quiet,
 ) -> Taken:
     """What to harmonize of the submissions, and what becomes of all their other files.
 

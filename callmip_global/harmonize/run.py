@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from callmip_global.harmonize.plausibility import Field, fields_of, judge
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
-from callmip_global.parallel import TaskMap, one_by_one
+from callmip_global.parallel import Progress, TaskMap, one_by_one, quiet
 from callmip_global.store import (
     FREQUENCIES,
     StoreName,
@@ -58,7 +58,6 @@ from callmip_global.store import (
 from callmip_global.timeaxis import Frequency, annual_mean
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, float], None]
 
 EVERYWHERE = 0.9
 """A field with values on more than this share of the sphere is no land field (land: 0.29)."""
@@ -74,7 +73,7 @@ def harmonize_run(
     frequencies: Sequence[Frequency],
     out: Path,
     variables: Sequence[str] | None = None,
-    progress: Progress = lambda _text, _share: None,
+    progress: Progress = quiet,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """Write the harmonized store of one run on its native grid; return what was done.
@@ -117,7 +116,7 @@ def harmonize_files(
     frequencies: Sequence[Frequency],
     out: Path,
     variables: Sequence[str],
-    progress: Progress = lambda _text, _share: None,
+    progress: Progress = quiet,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """`harmonize_run` for files whose headers are read already, of the variables that can be had.
@@ -145,7 +144,10 @@ def harmonize_files(
 
 
 def check_values(
-    files: Sequence[NativeFile], variable_map: VariableMap, names: Sequence[str]
+    files: Sequence[NativeFile],
+    variable_map: VariableMap,
+    names: Sequence[str],
+    progress: Progress = quiet,
 ) -> dict[str, Any]:
     """What harmonizing would do to all values of the variables ``names``, without writing them.
 
@@ -154,7 +156,8 @@ def check_values(
     """
     refused: dict[str, list[Problem]] = {}
     plans: dict[str, RunPlan] = {}
-    for name in names:
+    for done, name in enumerate(names):
+        progress(f"checking the values of {name}", done / len(names))
         try:
             plan = _checking_plan(files, variable_map, name)
         except RefusedVariablesError as error:

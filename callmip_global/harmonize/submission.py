@@ -22,9 +22,10 @@ from callmip_global.harmonize.inventory import Taken, take
 from callmip_global.harmonize.naming import READABLE, classify
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.resolve import complete
-from callmip_global.harmonize.rules import outcome_of
+from callmip_global.harmonize.rules import RULES, outcome_of
 from callmip_global.harmonize.run import check_values
 from callmip_global.harmonize.variable_map import VariableMap
+from callmip_global.parallel import Progress, quiet
 from callmip_global.store import (
     FREQUENCIES,
     is_per_land,
@@ -62,11 +63,41 @@ def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def refusals(entries: Iterable[Entry]) -> dict[str, list[str]]:
-    """Why anything was refused, each reason once, and the names of the variables it holds for."""
-    found: dict[str, list[str]] = {}
+    """Why anything was refused, each reason once, and the names of the variables it holds for.
+
+    Where only the file and the variable differ, the first file is named, and how many more.
+    """
+    found: dict[str, list[Entry]] = {}
     for entry in sorted(e for e in entries if e.outcome == "refused"):
-        found.setdefault(entry.message, []).append(entry.variable)
-    return {message: [n for n in dict.fromkeys(names) if n] for message, names in found.items()}
+        bare = entry.message.replace(f"{entry.path}: ", "") if entry.path else entry.message
+        found.setdefault(bare.replace(f"{entry.variable}: ", ""), []).append(entry)
+    said = {}
+    for bare, alike in found.items():
+        paths = [path for path in dict.fromkeys(entry.path for entry in alike) if path]
+        text = f"{paths[0]}: {bare}" if paths else bare
+        if len({entry.message for entry in alike}) == 1:
+            text = alike[0].message
+        elif len(paths) > 1:
+            text = f"{paths[0]} and {len(paths) - 1} more files: {bare}"
+        said[text] = [name for name in dict.fromkeys(entry.variable for entry in alike) if name]
+    return said
+
+
+def remarks(entries: Iterable[Entry]) -> list[tuple[str, list[str], int, str]]:
+    """What was done with what is kept: (fixed or kept, variables, number of files, words).
+
+    Kept is what somebody should look at though nothing was changed. The same words come once.
+    """
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in sorted(entries):
+        if entry.outcome == "fixed":
+            found.setdefault(("fixed", entry.message), []).append(entry)
+        elif entry.outcome == "accepted" and any(RULES[r].kind == "warn" for r in entry.rules):
+            found.setdefault(("kept", entry.message), []).append(entry)
+    return [
+        (what, list(dict.fromkeys(e.variable for e in alike)), sum(bool(e.path) for e in alike), m)
+        for (what, m), alike in sorted(found.items())
+    ]
 
 
 def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -221,11 +252,13 @@ def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tupl
 # --- checking alone ------------------------------------------------------------------------------
 
 
-def check_files(files: Sequence[NativeFile], variable_map: VariableMap) -> list[Entry]:
+def check_files(
+    files: Sequence[NativeFile], variable_map: VariableMap, progress: Progress = quiet
+) -> list[Entry]:
     """What harmonizing would make of the files of one run, without writing a store."""
     variable_map = complete(variable_map, files)
     entries = file_entries(files, variable_map)
-    report = check_values(files, variable_map, variable_map.delivered)
+    report = check_values(files, variable_map, variable_map.delivered, progress)
     for name, problems in report["refused"].items():
         entries += refused_entries(name, problems, files, variable_map)
     entries += variable_entries(report, files)
@@ -303,6 +336,7 @@ def check_submission(
     model: str = "",
     simulation: str = "",
     stage: str = "",
+    progress: Progress = quiet,
 ) -> Checked:
     """What harmonizing would make of one run's submission, by the same inventory and rules.
 
@@ -318,13 +352,16 @@ def check_submission(
             model=model,
             simulation=simulation,
             stage=stage,
+            progress=lambda text, _share: progress(text, 0.0),
         )
         files, entries = opened(taken, declared)
-        entries += check_files(files, variable_map)
+        entries += check_files(files, variable_map, progress)
     return Checked(accounted(entries, (f.origin for f in files)), files)
 
 
-def check_path(path: Path, variable_map: VariableMap | None = None) -> Checked:
+def check_path(
+    path: Path, variable_map: VariableMap | None = None, progress: Progress = quiet
+) -> Checked:
     """Check a file, a store, or a folder of them. DataError for what is not there.
 
     ``variable_map`` None takes the protocol's names and those that the variable table knows. The
@@ -338,11 +375,13 @@ def check_path(path: Path, variable_map: VariableMap | None = None) -> Checked:
         return Checked([entry for store in stores for entry in check_store(store)], [])
     entries = [entry for store in stores for entry in check_store(store)]
     native = [path] if not stores else _beside(path, stores)
-    checked = _check_runs(native, variable_map)
+    checked = _check_runs(native, variable_map, progress)
     return Checked(accounted([*entries, *checked.entries], ()), checked.files)
 
 
-def _check_runs(paths: Sequence[Path], variable_map: VariableMap | None) -> Checked:
+def _check_runs(
+    paths: Sequence[Path], variable_map: VariableMap | None, progress: Progress
+) -> Checked:
     """The runs that names and folders tell of, each by itself; files that tell nothing in all."""
     if variable_map is None:
         variable_map = VariableMap({}, well_known=True, where="the names of variables")
@@ -350,7 +389,14 @@ def _check_runs(paths: Sequence[Path], variable_map: VariableMap | None) -> Chec
     runs = _runs_of(paths) or [("", "")]
     entries, files = list[Entry](), dict[str, NativeFile]()
     for simulation, stage in runs:
-        one = check_submission(paths, variable_map, declared, simulation=simulation, stage=stage)
+        one = check_submission(
+            paths,
+            variable_map,
+            declared,
+            simulation=simulation,
+            stage=stage,
+            progress=progress,
+        )
         files |= {file.origin: file for file in one.files}
         entries += one.entries
     read = {entry.path for entry in entries if "other-run" not in entry.rules}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,13 +40,11 @@ from callmip_global.harmonize.submission import (
     variable_entries,
 )
 from callmip_global.harmonize.variable_map import VariableMap
-from callmip_global.parallel import TaskMap, in_threads
+from callmip_global.parallel import Progress, TaskMap, in_threads, quiet
 from callmip_global.regrid import regrid_store
 from callmip_global.store import StoreName, store_info
 from callmip_global.workflow.collection import Collection
 from callmip_global.workflow.lock import held_alone
-
-Progress = Callable[[str, float], None]
 
 _REPORTING_S = 600.0
 
@@ -56,7 +54,7 @@ def ingest(
     manifest: Manifest,
     *,
     collection: Path,
-    progress: Progress = lambda _text, _share: None,
+    progress: Progress = quiet,
     task_map: TaskMap | None = None,
 ) -> tuple[list[Path], list[Entry]]:
     """Stores of a submission in ``collection``, one per grid of the manifest, and the report.
@@ -348,7 +346,9 @@ def _seen(path: Path, top: Path) -> list[Any]:
     return [os.fsencode(path.relative_to(top)).hex()]
 
 
-def check_manifest(submissions: Sequence[Path], manifest: Manifest) -> list[Entry]:
+def check_manifest(
+    submissions: Sequence[Path], manifest: Manifest, progress: Progress = quiet
+) -> list[Entry]:
     """What `ingest` would say of a submission, as far as that shows without writing a store."""
     by_run = {}
     for one in manifest.runs:
@@ -361,6 +361,7 @@ def check_manifest(submissions: Sequence[Path], manifest: Manifest) -> list[Entr
             model=file.model.name,
             simulation=file.simulation,
             stage=file.stage,
+            progress=progress,
         ).entries
         by_run[run_name(one)] += absent_entries(one.variable_map)
     return _together(_of_one_submission(by_run))

@@ -15,9 +15,10 @@ import xarray as xr
 from native_files import field, write_native
 from typer.testing import CliRunner
 
+from callmip_global.cli.app import main
 from callmip_global.cli.harmonize import check, harmonize
 from callmip_global.config.manifest import load_manifest
-from callmip_global.errors import DataError, Problem, UsageError
+from callmip_global.errors import EXIT_INTERRUPTED, DataError, Problem, UsageError
 from callmip_global.harmonize.submission import Entry, check_path
 from callmip_global.store import global_total, open_store, store_info
 from callmip_global.workflow.ingest import check_manifest, ingest
@@ -209,6 +210,40 @@ def test_check_exits_with_1_when_something_would_be_refused(tmp_path: Path) -> N
     assert json.loads(report.read_text())[0]["variable"] == "gpp"
     path = write_native(tmp_path / "b.nc", {"gpp": (field(0, 2e-3), {"units": "kg m-2 s-1"})})
     assert runner.invoke(app, [str(path)]).exit_code == 1
+
+
+def test_check_tells_how_far_it_is_in_a_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callmip_global.cli.harmonize._LOGGED_S", 0.0)
+    path = write_native(tmp_path / "a.nc", {"gpp": (field(0, 2e-7), {"units": "kg m-2 s-1"})})
+    app = typer.Typer()
+    app.command()(check)
+    said = CliRunner().invoke(app, [str(path)]).output
+    assert "  0% checked a.nc" in said
+    assert "% checking the values of gpp" in said
+
+
+@pytest.mark.parametrize("command", ["check", "harmonize"])
+def test_ctrl_c_ends_with_130_and_one_word(
+    tmp_path: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("callmip_global.harmonize.submission.check_path", interrupt)
+    monkeypatch.setattr("callmip_global.workflow.ingest.ingest", interrupt)
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    more = ["--manifest", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "c")]
+    arguments = [str(tmp_path), *(more if command == "harmonize" else [])]
+    monkeypatch.setattr("sys.argv", ["callmip-global", command, *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_check_takes_packed_files_and_zarr_stores_and_drafts_a_manifest(tmp_path: Path) -> None:

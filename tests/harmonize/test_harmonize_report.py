@@ -14,7 +14,7 @@ import pytest
 
 from callmip_global.harmonize.report import write_report
 from callmip_global.harmonize.rules import RULES
-from callmip_global.harmonize.submission import Entry, refusals
+from callmip_global.harmonize.submission import Entry, refusals, remarks
 
 TOP = "/data/in"
 
@@ -124,3 +124,30 @@ def test_a_reason_that_holds_for_many_variables_is_said_once() -> None:
         "a.nc: time: found days": ["gpp", "nep"],
         "b.nc: found nothing": [],
     }
+
+
+def test_a_reason_that_holds_for_many_files_is_said_once_with_the_first() -> None:
+    entries = [
+        Entry(f"{n}.nc", n, "refused", ("time",), f"{n}.nc: {n}: found no calendar")
+        for n in ("ts", "gpp", "lai")
+    ]
+    entries.append(Entry("nep.nc", "nep", "refused", ("range",), "nep.nc: nep: found 1 to 2"))
+    assert refusals(entries) == {
+        "gpp.nc and 2 more files: found no calendar": ["gpp", "lai", "ts"],
+        "nep.nc: nep: found 1 to 2": ["nep"],
+    }
+
+
+def test_what_was_fixed_or_wants_a_look_is_said_once_for_all_variables() -> None:
+    turned, looked = "latitude-order: turned", "total-unusual: 20 PgC"
+    entries = [Entry(f"{n}.nc", n, "fixed", ("latitude-order",), turned) for n in ("ts", "gpp")]
+    entries += [Entry(f"{y}.nc", "lai", "fixed", ("latitude-order",), turned) for y in (2001, 2002)]
+    entries.append(Entry("", "reco", "fixed", ("derived",), "derived: reco = ra + rh"))
+    entries.append(Entry("nep.nc", "nep", "accepted", ("total-unusual",), looked))
+    entries.append(Entry("x.nc", "x", "accepted", ("not-mapped",), "not used"))
+    entries.append(Entry("y.nc", "y", "refused", ("range",), "y.nc: found 1"))
+    assert remarks(entries) == [
+        ("fixed", ["reco"], 0, "derived: reco = ra + rh"),
+        ("fixed", ["lai", "gpp", "ts"], 4, turned),
+        ("kept", ["nep"], 1, looked),
+    ]
