@@ -87,7 +87,7 @@ def draft_manifest(files: Sequence[NativeFile], entries: Sequence[Entry]) -> str
         *_identity(rows),
         *_time(files),
         *_area(files),
-        *_variables(held),
+        *_variables(held, _unread(entries)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -103,6 +103,12 @@ def _refusals(entries: Sequence[Entry]) -> Iterator[str]:
     for message, names in refused.items():
         said = f"{', '.join(names)}: " if len(names) > 1 else ""
         yield _comment(said + message, indent="#   ")
+
+
+def _unread(entries: Iterable[Entry]) -> set[str]:
+    """What the names of files say that are refused as a whole: they may hold these variables."""
+    whole = [e.path for e in entries if e.outcome == "refused" and e.path and not e.variable]
+    return {classify("/".join(path.split("/")[-4:]), 0).variable for path in whole}
 
 
 def _identity(rows: Sequence[Row]) -> Iterator[str]:
@@ -171,7 +177,7 @@ def _area(files: Sequence[NativeFile]) -> Iterator[str]:
     yield "# totals: {gpp: {2001: 120.5}}    # your own global totals [PgC yr-1, 1e3 km3 yr-1, PW]"
 
 
-def _variables(held: Mapping[str, _Held]) -> Iterator[str]:
+def _variables(held: Mapping[str, _Held], unread: set[str]) -> Iterator[str]:
     yield "variables:"
     yield "  per: SET_PER    # land: per m2 of land; cell: per m2 of the whole cell. Never guessed."
     fractions = [n for n in held if n.lower() in _FRACTIONS]
@@ -185,7 +191,13 @@ def _variables(held: Mapping[str, _Held]) -> Iterator[str]:
     # What is not asked for is only taken where something is derived from it.
     direct = {n for n in requested_variables() if matched[n]}
     derived: dict[str, str] = {}
-    have = {n for n, found in matched.items() if found}
+    pending = {
+        name: native
+        for name, var in table.items()
+        for native in (name, *var.known_as)
+        if native in unread and not matched[name]
+    }
+    have = {n for n, found in matched.items() if found} | set(pending)
     for name in ("reco", "nep", "hfls", "cLiveBioAbove"):
         for text, needs in _DERIVED[name]:
             if name not in have and set(needs) <= have | set(derived):
@@ -200,6 +212,9 @@ def _variables(held: Mapping[str, _Held]) -> Iterator[str]:
             yield from _entry(var, matched[name])
         elif name in derived:
             yield from _derivation(name, derived[name])
+        elif name in pending and (var.requested or name in needed):
+            yield f"    {name}: {{source: {_text(pending[name])}}}"
+            yield "      # its file is refused so far, see above: is that its name in there?"
         elif var.requested:
             yield f"    {name}: {{absent: SET_REASON}}    # or {{source: native name, units: ...}}"
     left = [n for n, item in held.items() if n not in used | set(fractions) and item.has_time]

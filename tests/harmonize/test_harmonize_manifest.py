@@ -305,3 +305,14 @@ def test_any_name_is_itself_in_yaml_and_harmless_in_a_comment(name: str) -> None
     if name.isprintable():
         assert yaml.safe_load(f"{{source: {_text(name)}, x: 1}}") == {"source": name, "x": 1}
     assert yaml.safe_load(f"a: 1\n{_comment(name)}\nb: 2\n") == {"a": 1, "b": 2}
+
+
+def test_a_file_that_is_refused_is_not_drafted_as_absent() -> None:
+    broken = ["M/S3/M_S3_gpp.nc", "M/S3/M_S3_ra.nc", "M/S3/M_S3_rh.nc"]
+    entries = [Entry(p, "", "refused", ("truncated",), f"{p}: found half of it") for p in broken]
+    entries.append(Entry("M/S3/M_S3_lai.nc", "", "accepted", ("no-field",), "no field"))
+    content = yaml.safe_load(draft_manifest([], entries))["variables"]["variables"]
+    assert content["gpp"] == {"source": "gpp"}
+    assert content["ra"] == {"source": "ra"}
+    assert content["nep"] == {"derive": "gpp - ra - rh"}
+    assert content["lai"] == {"absent": "SET_REASON"}
