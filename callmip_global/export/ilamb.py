@@ -376,6 +376,12 @@ def _run(store: Path, info: StoreInfo, name: StoreName, directory: str, years: i
             f"{directory}: annual only, so that there is no seasonal cycle: {', '.join(annual)}."
         )
     layout = Layout.of(source.grid, str(store))
+    if layout.columns.size > source.grid.shape[1]:
+        notes.append(
+            f"{directory}: the column across 180 degrees is cut in two. Both tools lose the bounds "
+            "of what they compute and guess them again, so that these columns weigh a little more "
+            "than they should; a store on a standard grid has no such column."
+        )
     return _Run(
         store, info, name, directory, source, layout, fields, store_digest(store), tuple(notes)
     )

@@ -10,6 +10,7 @@ own calendar, so that model and reference of different ones would get a bias fro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -194,6 +195,9 @@ class _Renamed:
         try:
             self.file.close()
             if kind is None:
+                # An export that goes on after a power cut takes the name for a whole file.
+                with self.temporary.open("rb") as written:
+                    os.fsync(written.fileno())
                 self.temporary.replace(self.path)
         finally:
             self.temporary.unlink(missing_ok=True)
