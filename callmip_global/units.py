@@ -35,6 +35,23 @@ WATER_DENSITY = 1000.0
 MOLAR_MASS = {"C": 12.011e-3, "CO2": 44.009e-3, "H2O": 18.015e-3}
 """kg mol-1 (IUPAC 2021 abridged atomic weights)."""
 
+CAUSES: tuple[tuple[float, str], ...] = (
+    (1e-3, "1000: g for kg?"),
+    (1e3, "1/1000: kg for g?"),
+    (1 / 86400.0, "86400: per day for per second?"),
+    (86400.0, "1/86400: converted to per second twice?"),
+    (1 / (30.4 * 86400.0), "2.6e6: per month for per second?"),
+    (1 / (365.0 * 86400.0), "3.2e7: per year for per second?"),
+    (1e-3 / 86400.0, "8.6e7: g and per day for kg and per second?"),
+    (1e-3 / (30.4 * 86400.0), "2.6e9: g and per month for kg and per second?"),
+    (12.011 / 44.009, "44/12: CO2 for carbon?"),
+    (1e-2, "100: percent for a fraction, or cm for m?"),
+    (28.94, "1/28.9: mm/day for W m-2?"),
+    (1 / 28.94, "28.9: W m-2 for mm/day?"),
+    (-1.0, "-1: the opposite sign?"),
+)
+"""Mistakes by the factor that would mend them."""
+
 Substance = Literal["carbon", "water"]
 Period = Literal["month", "year"]
 

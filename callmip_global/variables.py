@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -79,3 +79,37 @@ def variable(name: str, where: str) -> Variable:
         known = ", ".join(table)
         raise UsageError(Problem(where, name, "an unknown variable", f"one of: {known}"))
     return table[name]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the whole Earth's land may hold or exchange, see config/plausible.yaml."""
+
+    of: Literal["total", "mean"]
+    units: str
+    warn: tuple[float, float]
+    fail: tuple[float, float]
+    source: str
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    low, high = map(float, values)
+    return low, high
+
+
+@cache
+def windows() -> Mapping[str, Window]:
+    """Plausible global totals and means by variable."""
+    raw = yaml.safe_load(data_path("config", "plausible.yaml").read_text(encoding="utf-8"))
+    return MappingProxyType(
+        {
+            name: Window(
+                entry["of"],
+                entry["units"],
+                _pair(entry["warn"]),
+                _pair(entry["fail"]),
+                entry["source"],
+            )
+            for name, entry in raw.items()
+        }
+    )

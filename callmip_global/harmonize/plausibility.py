@@ -12,22 +12,20 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from callmip_global.data import data_path
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid
-from callmip_global.harmonize.checks import CAUSES, Summary, summary_problem
+from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.landmask import Placement, placement
 from callmip_global.harmonize.variable_map import substance_of
 from callmip_global.timeaxis import MonthAxis
-from callmip_global.variables import Variable
+from callmip_global.units import CAUSES
+from callmip_global.variables import Variable, windows
 
 if TYPE_CHECKING:
     from callmip_global.harmonize.planning import RunPlan
@@ -46,17 +44,6 @@ _SECONDS_PER_DAY = 86400.0
 _DAYS_PER_YEAR = 365.25
 _LAND_M2 = (0.9e14, 1.75e14)
 """Land of the Earth in masks with and without Antarctica, with and without deserts [m2]."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the whole Earth's land may hold or exchange, see config/plausible.yaml."""
-
-    of: Literal["total", "mean"]
-    units: str
-    warn: tuple[float, float]
-    fail: tuple[float, float]
-    source: str
 
 
 @dataclass(frozen=True)
@@ -86,29 +73,6 @@ class Field:
         """A step in words: 2001-07, or 2001 of annual values."""
         year, month = self.axis.periods[step]
         return f"{year}-{month:02d}" if self.axis.frequency == "mon" else str(year)
-
-
-def _pair(values: Sequence[float]) -> tuple[float, float]:
-    low, high = map(float, values)
-    return low, high
-
-
-@cache
-def windows() -> Mapping[str, Window]:
-    """Plausible global totals and means by variable."""
-    raw = yaml.safe_load(data_path("config", "plausible.yaml").read_text(encoding="utf-8"))
-    return MappingProxyType(
-        {
-            name: Window(
-                entry["of"],
-                entry["units"],
-                _pair(entry["warn"]),
-                _pair(entry["fail"]),
-                entry["source"],
-            )
-            for name, entry in raw.items()
-        }
-    )
 
 
 # --- everything -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from callmip_global.config.manifest import load_manifest
 from callmip_global.data import data_path
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid, standard_grid
-from callmip_global.harmonize.checks import CAUSES, Summary
+from callmip_global.harmonize.checks import Summary
 from callmip_global.harmonize.landmask import earth_land, placement
 from callmip_global.harmonize.native import scan
 from callmip_global.harmonize.plausibility import (
@@ -32,13 +32,13 @@ from callmip_global.harmonize.plausibility import (
     annual_totals,
     judge,
     same_values,
-    windows,
 )
 from callmip_global.harmonize.rules import RULES
 from callmip_global.harmonize.submission import Entry, check_files
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
 from callmip_global.timeaxis import MonthAxis, month_axis
-from callmip_global.variables import variable_table
+from callmip_global.units import CAUSES
+from callmip_global.variables import variable_table, windows
 from callmip_global.workflow.ingest import ingest
 
 Array = NDArray[np.float64]
