@@ -6,7 +6,8 @@ put into words what that took. A grid that leaves any doubt is refused, never gu
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -64,6 +65,46 @@ def read_grid(ds: xr.Dataset, where: str) -> tuple[SourceGrid, tuple[Note, ...]]
         raise DataError(replace(p, rule=p.rule or "grid") for p in error.problems) from None
     notes = [*_names(ds, source), *_units(ds, source), *_jitter(ds, source), *_edges(source)]
     return source, (*notes, *_turn(source), *_extent(source.grid))
+
+
+def aligned(sources: Sequence[SourceGrid]) -> list[SourceGrid]:
+    """The grids of the files of one run: where only the first column differs, that of most files.
+
+    Files from -180 to 180 beside files from 0 to 360 are on the same cells; ``lon_order`` of the
+    result says how the columns are turned. Any other difference is left as it is.
+    """
+    counts = Counter(source.grid.digest for source in sources)
+    usual = sorted({s.grid.digest: s.grid for s in sources}.values(), key=lambda g: g.digest)
+    usual.sort(key=lambda grid: -counts[grid.digest])
+    return [next((t for g in usual if (t := _turned(source, g))), source) for source in sources]
+
+
+def _turned(source: SourceGrid, grid: Grid) -> SourceGrid | None:
+    """``source`` with its columns in the order of ``grid``; None if the cells are not the same."""
+    own = source.grid
+    if own == grid:
+        return source
+    width = float(grid.lon_edges[-1] - grid.lon_edges[0])
+    if isinstance(source, LandVector) or own.shape != grid.shape or width < 360.0 - 1e-9:
+        return None
+    order = np.argsort(np.mod(own.lon - grid.lon_edges[0], 360.0), kind="stable")
+    off = np.mod(own.lon_edges[:-1][order] - grid.lon_edges[:-1] + 180.0, 360.0) - 180.0
+    if not np.array_equal(own.lat_edges, grid.lat_edges) or np.abs(off).max() > _EXACT_DEGREES:
+        return None
+    held = np.arange(order.size) if source.lon_order is None else np.asarray(source.lon_order)
+    columns = tuple(int(i) for i in held[order])
+    return replace(
+        source, grid=grid, lon_order=None if columns == (*range(order.size),) else columns
+    )
+
+
+def grid_words(grid: Grid) -> str:
+    """A grid in words, for messages about two of them that differ."""
+    south, north, west, east = (
+        float(e[i]) for e in (grid.lat_edges, grid.lon_edges) for i in (0, -1)
+    )
+    nlat, nlon = grid.shape
+    return f"{nlat} x {nlon} cells, {south:g} to {north:g} north, {west:g} to {east:g} east"
 
 
 def _land_vector(ds: xr.Dataset, where: str) -> tuple[LandVector, tuple[Note, ...]] | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from callmip_global import hdf5
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import SourceGrid
-from callmip_global.harmonize.coordinates import read_grid
+from callmip_global.harmonize.coordinates import aligned, grid_words, read_grid
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.kernels import decode
 from callmip_global.harmonize.netcdf3 import needed_bytes
@@ -439,6 +439,9 @@ def _timeline(
         grid, reference = piece.file.source_grid, first.source_grid
         if grid is None or reference is None or grid.grid != reference.grid:
             found, wanted = "another grid", f"the grid of {first.name}"
+            if grid is not None and reference is not None:
+                found = f"{found}, {grid_words(grid.grid)}"
+                wanted = f"{wanted}, {grid_words(reference.grid)}"
             raise DataError(Problem(piece.file.origin, name, found, wanted, rule="grid-differs"))
     inside = set(axis.periods)
     holder: dict[Period, Piece] = {}
@@ -693,4 +696,10 @@ class Inventory:
                     inventory.problems[origin] = list(error.problems)
             except DataError as error:
                 inventory.problems[origin] = list(error.problems)
+        sources = [file.source_grid for file in inventory.files if file.source_grid is not None]
+        turned = iter(aligned(sources))
+        inventory.files = [
+            file if file.source_grid is None else replace(file, source_grid=next(turned))
+            for file in inventory.files
+        ]
         return inventory

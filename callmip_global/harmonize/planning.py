@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid
 from callmip_global.harmonize.checks import Summary, tolerated
+from callmip_global.harmonize.coordinates import grid_words
 from callmip_global.harmonize.cover import Cover, cover_of
 from callmip_global.harmonize.fills import Fill, find_fill, states_fill
 from callmip_global.harmonize.layers import EXACT_M, layer_bounds, layer_choice
@@ -467,9 +468,10 @@ def _common_problems(plans: Mapping[str, VariablePlan]) -> dict[str, list[Proble
     timelines = {n: p.timeline for n, p in plans.items() if p.timeline is not None}
     problems: dict[str, list[Problem]] = {}
 
-    def grid(timeline: Timeline) -> str:
+    def grid(timeline: Timeline) -> Grid:
         source = timeline.files[0].source_grid
-        return "" if source is None else source.grid.digest
+        assert source is not None
+        return source.grid
 
     if not timelines:
         return {}
@@ -480,15 +482,14 @@ def _common_problems(plans: Mapping[str, VariablePlan]) -> dict[str, list[Proble
         if timeline.axis.calendar != usual:
             other = next(t for t in timelines.values() if t.axis.calendar == usual)
             found = f"calendar {timeline.axis.calendar}"
-            wanted = f"{usual}, as in {other.files[0].path.name}"
+            wanted = f"{usual}, as in {other.files[0].name}"
             problem = Problem(file.origin, timeline.name, found, wanted, rule="calendars-differ")
             problems.setdefault(name, []).append(problem)
         if grid(timeline) != most:
             other = next(t for t in timelines.values() if grid(t) == most)
-            wanted = f"the grid of {other.files[0].path.name}"
-            problem = Problem(
-                file.origin, timeline.name, "another grid", wanted, rule="grids-differ"
-            )
+            found = f"another grid, {grid_words(grid(timeline))}"
+            wanted = f"the grid of {other.files[0].name}, {grid_words(most)}"
+            problem = Problem(file.origin, timeline.name, found, wanted, rule="grids-differ")
             problems.setdefault(name, []).append(problem)
     return problems
 

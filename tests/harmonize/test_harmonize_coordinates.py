@@ -16,7 +16,7 @@ from native_files import LAT, LON, field, write_native
 
 from callmip_global.errors import DataError
 from callmip_global.grid import EARTH_RADIUS_M, SourceGrid, standard_grid
-from callmip_global.harmonize.coordinates import read_grid
+from callmip_global.harmonize.coordinates import aligned, read_grid
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, open_native, scan
 from callmip_global.harmonize.rules import RULES
 
@@ -460,3 +460,60 @@ def test_a_folder_that_is_no_store_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "empty.zarr").mkdir()
     with pytest.raises(DataError, match="Zarr store that cannot be opened"):
         scan(tmp_path / "empty.zarr", origin="hand-in/empty.zarr")
+
+
+# --- files of one run -----------------------------------------------------------------------------
+
+
+@given(
+    step=st.sampled_from([60.0, 30.0, 7.5]),
+    shifts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    turned=st.booleans(),
+)
+def test_files_whose_first_column_differs_are_on_the_grid_of_most(
+    step: float, shifts: list[int], turned: bool
+) -> None:
+    """Law: every cell keeps its value and its place, whatever column each file begins with."""
+    lat, lon = np.arange(-90 + step / 2, 90, step), np.arange(-180 + step / 2, 180, step)
+    place = np.broadcast_to(lon, (lat.size, lon.size)) + 1000.0 * lat[:, None]
+    sources, fields = [], []
+    for shift in shifts:
+        columns = np.roll(np.arange(lon.size), -shift)
+        east = np.unwrap(lon[columns], period=360.0)
+        ds = maps(lat[:: -1 if turned else 1], east)
+        sources.append(read_grid(ds, "a.nc")[0])
+        fields.append(ds["gpp"].copy(data=place[:: -1 if turned else 1, columns]))
+    found = aligned(sources)
+    assert len({s.grid for s in found}) == 1
+    assert sum(s.grid == found[0].grid for s in sources) == max(
+        sum(s.grid == t.grid for s in sources) for t in sources
+    )
+    for source, values in zip(found, fields, strict=True):
+        got = source.to_grid_order(values)
+        there = np.mod(got["lon"].values + 180.0, 360.0) - 180.0
+        np.testing.assert_array_equal(
+            got.values, np.round(there, 6) + 1000.0 * got["lat"].values[:, None]
+        )
+
+
+def test_another_grid_or_a_part_of_one_is_left_as_it_is() -> None:
+    lat, lon = np.arange(-87.5, 90, 5), np.arange(-177.5, 180, 5)
+    sources = [
+        read_grid(maps(*axes), "a.nc")[0]
+        for axes in ((lat, lon), (lat[6:], lon), (lat, lon + 2.5), (lat, lon[:40]), (lat, lon[40:]))
+    ]
+    assert aligned(sources) == sources
+
+
+def test_a_file_from_0_to_360_beside_others_is_turned_and_said(tmp_path: Path) -> None:
+    lon = np.arange(-150.0, 180, 60)
+    values = field(0, 1)
+    files = [write_native(tmp_path / f"{n}.nc", {n: (values, CARBON)}, lon=lon) for n in "ab"]
+    order = np.argsort(lon % 360)
+    files.append(
+        write_native(tmp_path / "c.nc", {"c": (values[..., order], CARBON)}, lon=(lon % 360)[order])
+    )
+    found = Inventory.of(files).files
+    got = [build_timeline(n, found, None, "").read(slice(0, 24), {}) for n in "abc"]
+    np.testing.assert_array_equal(got[2], got[0])
+    assert any(rule == "longitude-order" for rule, _ in found[2].notes)
