@@ -31,13 +31,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from callmip_global.benchmark.run import run_benchmark
 from callmip_global.cli.export import export
+from callmip_global.cli.harmonize import harmonize
+from callmip_global.config.products import load_products
 from callmip_global.errors import DataError, UsageError
 from callmip_global.export import export_ilamb
 from callmip_global.export.ilamb import LEDGER, Reference, Series, model_directory
 from callmip_global.export.ilamb_files import Layout
 from callmip_global.export.ilamb_setup import Told, ilamb3_yaml, ilamb_cfg
 from callmip_global.grid import Grid
+from callmip_global.regrid import regrid_dataset
 from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
 from callmip_global.timeaxis import annual_mean, month_axis
 from callmip_global.variables import requested_variables, variable_table
@@ -715,6 +719,16 @@ ILAMB3_PYTHON = os.environ.get("CALLMIP_ILAMB3_PYTHON") or (
 )
 
 
+def with_ilamb(test: Any) -> Any:
+    reason = "no ilamb-run (pip install ILAMB==2.7.3, or set CALLMIP_ILAMB_RUN)"
+    return pytest.mark.ilamb(pytest.mark.skipif(ILAMB_RUN is None, reason=reason)(test))
+
+
+def with_ilamb3(test: Any) -> Any:
+    reason = "no ilamb3 (pip install ilamb3, or set CALLMIP_ILAMB3_PYTHON)"
+    return pytest.mark.ilamb(pytest.mark.skipif(ILAMB3_PYTHON is None, reason=reason)(test))
+
+
 def offline() -> dict[str, str]:
     """An environment in which nothing can be fetched; MPI may run as root."""
     nowhere = dict.fromkeys(
@@ -757,7 +771,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Re
 def heat() -> tuple[np.ndarray, np.ndarray]:
     """A reference with cells that never change, with gaps and a mask of its own; and a model."""
     values = cycles(5, 30.0)
-    values[:, 1] = 20.0
+    values[:, 1] = 0.0
     values[np.arange(36) % 12 < 2, 3] = np.nan
     values[:, 4, :5] = np.nan
     return values, np.roll(cycles(6, 30.0), 1, axis=0)
@@ -880,18 +894,12 @@ def check(found: dict[tuple[str, str, str], float]) -> None:
     assert found["BIO-obs", "M1_Posterior", "Bias Score"] == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.ilamb
-def test_ilamb_27_runs_the_folder_and_finds_what_was_put_into_it(
-    study: tuple[list[Path], list[Reference]], tmp_path: Path
-) -> None:
-    if ILAMB_RUN is None:
-        pytest.skip("no ilamb-run (pip install ILAMB==2.7.3, or set CALLMIP_ILAMB_RUN)")
-    out = tmp_path / "x"
-    export_ilamb(study[0], out=out, tool="ilamb", references=study[1])
+def run_ilamb(out: Path, *options: str) -> dict[tuple[str, str, str], float]:
+    """(source, model, scalar) -> value that ILAMB 2.7 finds in a folder."""
     environment = offline()
-    environment["PATH"] = f"{Path(ILAMB_RUN).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = f"{Path(str(ILAMB_RUN)).parent}{os.pathsep}{environment['PATH']}"
     result = subprocess.run(
-        [str(out / "run.sh"), "--skip_plots", "--rmse_score_basis", "series"],
+        [str(out / "run.sh"), "--skip_plots", *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -900,22 +908,13 @@ def test_ilamb_27_runs_the_folder_and_finds_what_was_put_into_it(
     assert result.returncode == 0, result.stdout + result.stderr
     with (out / "ilamb_results" / "scalar_database.csv").open() as file:
         rows = list(csv.DictReader(file))
-    found = {(r["Source"], r["Model"], r["ScalarName"]): float(r["Data"]) for r in rows}
-    check(found)
-    for name, value in Theirs().ilamb().items():
-        assert found["HEAT-obs", "M1_Prior", name] == pytest.approx(value, rel=1e-5), name
+    return {(r["Source"], r["Model"], r["ScalarName"]): float(r["Data"]) for r in rows}
 
 
-@pytest.mark.ilamb
-def test_ilamb3_runs_the_folder_and_finds_what_was_put_into_it(
-    study: tuple[list[Path], list[Reference]], tmp_path: Path
-) -> None:
-    if ILAMB3_PYTHON is None:
-        pytest.skip("no ilamb3 (pip install ilamb3, or set CALLMIP_ILAMB3_PYTHON)")
-    out = tmp_path / "x"
-    export_ilamb(study[0], out=out, tool="ilamb3", references=study[1])
+def run_ilamb3(out: Path) -> dict[tuple[str, str, str], float]:
+    """(source, model, scalar) -> value that ilamb3 finds in a folder."""
     result = subprocess.run(
-        [ILAMB3_PYTHON, str(out / "run.py")],
+        [str(ILAMB3_PYTHON), str(out / "run.py")],
         env=offline(),
         capture_output=True,
         text=True,
@@ -923,12 +922,138 @@ def test_ilamb3_runs_the_folder_and_finds_what_was_put_into_it(
     )
     assert result.returncode == 0, result.stdout + result.stderr
     found = {}
-    for path in (out / "ilamb3_results").rglob("M1_*.csv"):
+    for path in (out / "ilamb3_results").rglob("*.csv"):
         with path.open() as file:
             for row in csv.DictReader(file):
-                if row["source"] != "Reference":
+                if row.get("source", "Reference") != "Reference":
                     name = row["name"].split(" [")[0]
                     found[path.parent.name, path.stem, name] = float(row["value"])
+    return found
+
+
+@with_ilamb
+def test_ilamb_27_runs_the_folder_and_finds_what_was_put_into_it(
+    study: tuple[list[Path], list[Reference]], tmp_path: Path
+) -> None:
+    export_ilamb(study[0], out=tmp_path / "x", tool="ilamb", references=study[1])
+    found = run_ilamb(tmp_path / "x", "--rmse_score_basis", "series")
+    check(found)
+    for name, value in Theirs().ilamb().items():
+        assert found["HEAT-obs", "M1_Prior", name] == pytest.approx(value, rel=1e-5), name
+
+
+@with_ilamb3
+def test_ilamb3_runs_the_folder_and_finds_what_was_put_into_it(
+    study: tuple[list[Path], list[Reference]], tmp_path: Path
+) -> None:
+    export_ilamb(study[0], out=tmp_path / "x", tool="ilamb3", references=study[1])
+    found = run_ilamb3(tmp_path / "x")
     check(found)
     for name, value in Theirs().ilamb3().items():
         assert found["HEAT-obs", "M1_Prior", name] == pytest.approx(value, rel=1e-5), name
+
+
+# --- the tools on real data -------------------------------------------------------------------
+
+SCALARS = {
+    "bias": "Bias",
+    "rmse": "RMSE",
+    "bias_score": "Bias Score",
+    "rmse_score": "RMSE Score",
+    "seasonal_cycle_score": "Seasonal Cycle Score",
+}
+
+
+@pytest.fixture(scope="module")
+def real(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The store of the CoLM run, and its products file."""
+    sample = project_root / ".cache" / "sample_data"
+    script = project_root / "scripts" / "fetch_sample_data"
+    result = subprocess.run(
+        [sys.executable, str(script), str(sample)], capture_output=True, text=True
+    )
+    if result.returncode:
+        pytest.skip(f"no sample data: {result.stderr.strip()}")
+    top = tmp_path_factory.mktemp("checkout")
+    folder = top / "config" / "examples" / "colm-sample"
+    shutil.copytree(project_root / "config" / "examples" / "colm-sample", folder)
+    (top / "sample_data").symlink_to(sample)
+    app = typer.Typer()
+    app.command()(harmonize)
+    arguments = ["--manifest", str(folder / "manifest.yaml"), "--out", str(top / "collection")]
+    done = CliRunner().invoke(app, [str(sample / "Initial_test"), *arguments])
+    assert done.exit_code == 0, done.output
+    return top / "collection" / "CoLM.sample_S3_2deg_Prior.zarr", folder / "products.yaml"
+
+
+def ours(store: Path, products: Path, out: Path) -> dict[tuple[str, str, str], float]:
+    """(scheme, product, quantity) -> value of the benchmark, in the units of the references."""
+    run_benchmark(
+        [store],
+        products=load_products(products),
+        out=out,
+        regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
+        frequencies=("mon",),
+        regions=("global",),
+        schemes=("collier2018", "ilamb27", "ilamb3"),
+    )
+    found = {}
+    with (out / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["quantity"] in SCALARS and row["stage"] == "Prior":
+                value = float(row["value"]) * (86400.0 if row["units"] == "kg m-2 s-1" else 1.0)
+                found[row["scheme"], row["product"], row["quantity"]] = value
+    return found
+
+
+def close(quantity: str, theirs: float, mine: float) -> bool:
+    if quantity in ("bias", "rmse"):
+        return abs(theirs - mine) <= 1e-3 * abs(mine)
+    return abs(theirs - mine) <= 2e-3
+
+
+@with_ilamb
+@pytest.mark.sample_data
+def test_on_the_real_run_ilamb_27_and_the_benchmark_agree(
+    real: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mine = ours(*real, tmp_path / "benchmark")
+    result = command(
+        *(str(real[0]), "--to", "ilamb", "--out", str(tmp_path / "x")),
+        *("--products", str(real[1])),
+    )
+    assert result.exit_code == 0, result.output
+    for scheme, basis in (("collier2018", "series"), ("ilamb27", "cycle")):
+        found = run_ilamb(tmp_path / "x", "--rmse_score_basis", basis, "--clean")
+        for (of, product, quantity), value in mine.items():
+            # 58 cells of GLEAM never change: ILAMB has their maximum in January.
+            if of != scheme or (scheme, product, quantity) == (
+                "collier2018",
+                "GLEAM-evspsbl",
+                "seasonal_cycle_score",
+            ):
+                continue
+            theirs = found[product, "CoLM_Prior", SCALARS[quantity]]
+            assert close(quantity, theirs, value), (scheme, product, quantity, theirs, value)
+
+
+@with_ilamb3
+@pytest.mark.sample_data
+def test_on_the_real_run_ilamb3_and_the_benchmark_agree(
+    real: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mine = ours(*real, tmp_path / "benchmark")
+    result = command(
+        *(str(real[0]), "--to", "ilamb3", "--out", str(tmp_path / "x")),
+        *("--products", str(real[1])),
+    )
+    assert result.exit_code == 0, result.output
+    found = run_ilamb3(tmp_path / "x")
+    for (scheme, product, quantity), value in mine.items():
+        # 58 cells of GLEAM never change: ilamb3 gives them the score 0, the benchmark none.
+        if scheme != "ilamb3" or (
+            product == "GLEAM-evspsbl" and quantity in ("bias_score", "rmse_score")
+        ):
+            continue
+        theirs = found[product, "CoLM_Prior", SCALARS[quantity]]
+        assert close(quantity, theirs, value), (product, quantity, theirs, value)
