@@ -147,6 +147,7 @@ _ALL = (
     ),
     Rule("cover-sums", "refuse", "Refused.", "Cover fractions exceed 1, or fit in no dimension."),
     Rule("derived", "fix", "Made from other variables.", "All of them are there, beyond doubt."),
+    Rule("no-file", "refuse", "Refused.", "No file that can be used holds it, with a time axis."),
     Rule("not-derivable", "refuse", "Refused.", "Some of what it is derived from is not there."),
     Rule("frequencies-mixed", "refuse", "Refused.", "Derived from monthly and annual values."),
     Rule("wood-undeclared", "refuse", "Refused.", "cWood is not declared to be above ground."),
