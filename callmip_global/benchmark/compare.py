@@ -12,7 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.benchmark import scores
-from callmip_global.benchmark.inputs import Run
+from callmip_global.benchmark.bootstrap import MINIMUM_DRAWN_YEARS, Resampled, YearSums
+from callmip_global.benchmark.inputs import Run, pairs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
 from callmip_global.benchmark.scores import Scheme
@@ -76,6 +77,7 @@ class Comparison:
     ``maps[k]``: per run, (nlat, nlon) maps of its mean, its bias, and the RMSE and the scores of
     the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
     product's mean. ``sums``: of (scheme, quantity), scheme "" for what all have in common.
+    ``resampled``: of each pair (prior, posterior), where there are enough years.
     ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
     ``annual``: region -> years and the same series.
     """
@@ -91,6 +93,7 @@ class Comparison:
     reference: Array
     maps: list[dict[str, NDArray[Any]]]
     sums: dict[tuple[str, str], RegionalSums]
+    resampled: dict[tuple[int, int], Resampled]
     cycles: dict[str, list[list[float]]] = field(default_factory=dict)
     annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -158,10 +161,10 @@ def compare(
 class _Gathered:
     """What one pass found: maps, and regional sums; series are the reference, then the runs.
 
-    ``reference``, ``maps``, ``sums``: as in ``Comparison``. ``area_valid`` (regions, T): common
-    area [m2]; ``area_sums`` (series, regions, T): area times value. ``cycle_sums``, ``cycle_areas``
-    (series, regions, 12): area times mean of the calendar month, and that area. ``values``
-    (series,): how many there are, common or not.
+    ``reference``, ``maps``, ``sums``, ``resampled``: as in ``Comparison``. ``area_valid``
+    (regions, T): common area [m2]; ``area_sums`` (series, regions, T): area times value.
+    ``cycle_sums``, ``cycle_areas`` (series, regions, 12): area times mean of the calendar month,
+    and that area. ``values`` (series,): how many there are, common or not.
     """
 
     grid: Grid
@@ -171,6 +174,7 @@ class _Gathered:
     reference: Array
     maps: list[dict[str, NDArray[Any]]]
     sums: dict[tuple[str, str], RegionalSums]
+    resampled: dict[tuple[int, int], Resampled]
     area_valid: Array
     area_sums: Array
     cycle_sums: Array
@@ -195,6 +199,9 @@ def _gather(
     calendar = runs[0][1].calendar if frequency == "fx" else reference.calendar
     days = np.array([days_of(period, step, calendar) for period in periods])
     n_series, n_regions = len(runs) + 1, len(regions)
+    n_years = len({year for year, _ in periods})
+    enough = frequency != "fx" and n_years >= MINIMUM_DRAWN_YEARS
+    drawn = pairs([run for run, _ in runs]) if enough else []
     found = _Gathered(
         grid,
         {region.name: region_area(region, grid) for region in regions},
@@ -203,6 +210,7 @@ def _gather(
         np.full(grid.shape, np.nan),
         [{} for _ in runs],
         {},
+        {pair: Resampled.empty(n_regions) for pair in drawn},
         np.zeros((n_regions, len(periods))),
         np.zeros((n_series, n_regions, len(periods))),
         np.zeros((n_series, n_regions, 12)),
@@ -212,7 +220,7 @@ def _gather(
     )
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
-    for box in _tiles(grid, series, 12 if frequency == "mon" else 1):
+    for box in _tiles(grid, series, 12 if frequency == "mon" else 1, n_years if drawn else 0):
         _gather_tile(found, product, series, static, frequency, box, schemes, regridder)
     return found
 
@@ -236,6 +244,10 @@ def _gather_tile(
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
+    _, years = np.unique([year for year, _ in periods], return_inverse=True)
+    yearly = None
+    if found.resampled:
+        yearly = YearSums.empty(n_runs, n_cells, int(years.max()) + 1)
     stored = np.result_type(*(_type(s) for s in series[1:]))
     size = _block_steps(n_cells, n_runs)
     models = np.empty((n_runs, min(size, n_steps), n_cells), stored)
@@ -258,6 +270,9 @@ def _gather_tile(
             area=grid.cell_area[box].ravel(),
             plausible=variable_table()[product.variable].valid_range,
         )
+        if yearly is not None:
+            guesses = sums.guess_reference, sums.guess_model
+            yearly.add(r, m, found.days[here], years[here], *guesses)
         found.area_valid[:, here] += shares @ added.areas
         found.area_sums[:, :, here] += shares @ added.sums
         found.values += added.seen
@@ -267,7 +282,21 @@ def _gather_tile(
     cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
     if not cells.size:
         return
-    moments = sums.of_cells(cells).moments()
+    own = sums.of_cells(cells)
+    moments = own.moments()
+    if yearly is not None:
+        of_cells = yearly.of_cells(cells)
+        for pair, resampled in found.resampled.items():
+            resampled.add(
+                of_cells,
+                pair,
+                own.guess_reference,
+                own.guess_model,
+                part[cells],
+                shares,
+                grid.cell_area[box].ravel()[cells],
+                anomaly=product.anomaly,
+            )
     areas = areas[:, cells]
     inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
     _place(found.reference, box, cells, moments.mean_reference)
@@ -368,7 +397,7 @@ def _parts(areas: Array, whole: Array) -> tuple[NDArray[np.int64], Array]:
     return part.reshape(-1).astype(np.int64), kinds
 
 
-def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
+def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0) -> list[Box]:
     """Parts of the map whose sums fit in memory; whole chunks of what is read, or all of it.
 
     What is regridded, and files that hold whole maps, would have to be read again for each tile.
@@ -378,7 +407,7 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int) -> list[Box]:
     columns = max(s.chunk[1] for s in series)
     if not all(same_grid(s.grid, grid) for s in series):
         rows, columns = nlat, nlon
-    bytes_per_cell = 8 * len(series) * (3 * n_slots + 12)
+    bytes_per_cell = len(series) * (8 * (3 * n_slots + 12) + 12 * n_years)
     fitting = max(1, min(_SUM_BYTES // bytes_per_cell, _ARRAY_BYTES // (4 * _BLOCK_STEPS)))
     columns = min(nlon, max(columns, fitting // rows // columns * columns))
     rows = min(nlat, max(rows, fitting // columns // rows * rows))
@@ -533,6 +562,7 @@ def _result(
         reference=reference,
         maps=gathered.maps,
         sums=gathered.sums,
+        resampled=gathered.resampled,
     )
     if frequency == "mon":
         comparison.cycles = _regional_cycles(gathered)

@@ -177,3 +177,23 @@ def _file_run(path: Path) -> Run:
         {frequency: (path.name, open_file)},
         {path.name: file_hash(path)},
     )
+
+
+def pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """(prior, posterior) positions of the same model and simulation.
+
+    A posterior member belongs to the prior member of the same number, or to the one prior there is.
+    """
+    found = []
+    for j, posterior in enumerate(runs):
+        if posterior.stage != "Posterior":
+            continue
+        priors = [
+            i
+            for i, run in enumerate(runs)
+            if run.stage == "Prior" and run.identity[:2] == posterior.identity[:2]
+        ]
+        same = [i for i in priors if runs[i].member == posterior.member]
+        if same or len(priors) == 1:
+            found.append(((same or priors)[0], j))
+    return found

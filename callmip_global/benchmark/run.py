@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from callmip_global import __version__
 from callmip_global.benchmark import scores
+from callmip_global.benchmark.bootstrap import DRAWS, LEVEL, MINIMUM_DRAWN_YEARS
 from callmip_global.benchmark.compare import (
     MINIMUM_MONTHS,
     MINIMUM_YEARS,
@@ -25,7 +26,7 @@ from callmip_global.benchmark.compare import (
     TooShortError,
     compare,
 )
-from callmip_global.benchmark.inputs import Run, read_runs
+from callmip_global.benchmark.inputs import Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
 from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, product_series
@@ -217,26 +218,6 @@ def _reference_series(reference: FileSeries, frequency: str) -> Series | None:
 # --- scores -----------------------------------------------------------------------------------
 
 
-def pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """(prior, posterior) positions of the same model and simulation.
-
-    A posterior member belongs to the prior member of the same number, or to the one prior there is.
-    """
-    found = []
-    for j, posterior in enumerate(runs):
-        if posterior.stage != "Posterior":
-            continue
-        priors = [
-            i
-            for i, run in enumerate(runs)
-            if run.stage == "Prior" and run.identity[:2] == posterior.identity[:2]
-        ]
-        same = [i for i in priors if runs[i].member == posterior.member]
-        if same or len(priors) == 1:
-            found.append(((same or priors)[0], j))
-    return found
-
-
 def run_numbers(
     comparison: Comparison, scheme: scores.Scheme, k: int, region: str
 ) -> tuple[dict[str, tuple[float, int]], dict[str, float]]:
@@ -267,7 +248,12 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
     units = variable_table()[comparison.product.variable].units
 
     def score(
-        identity: Sequence[str], region: str, quantity: str, value: float, cells: int
+        identity: Sequence[str],
+        region: str,
+        quantity: str,
+        value: float,
+        cells: int,
+        ends: tuple[float, float] = (math.nan, math.nan),
     ) -> Score:
         model, simulation, stage, member = identity
         unitless = quantity.endswith(("_score", "_reduction"))
@@ -286,10 +272,12 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
             units="1" if unitless else units,
             n_cells=cells,
             n_months=comparison.n_months,
+            low=ends[0],
+            high=ends[1],
         )
 
     runs = comparison.runs
-    for region in comparison.areas:
+    for number, region in enumerate(comparison.areas):
         numbers = [run_numbers(comparison, scheme, k, region) for k in range(len(runs))]
         for run, (values, _) in zip(runs, numbers, strict=True):
             for quantity, (value, cells) in values.items():
@@ -298,18 +286,22 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
             (prior, prior_parts), (posterior, posterior_parts) = numbers[i], numbers[j]
             model, simulation, _, member = runs[j].identity
             same = _defined(prior_parts) == _defined(posterior_parts)
+            drawn = comparison.resampled.get((i, j))
+            ends = drawn.ends(number, scheme, (prior_parts, posterior_parts)) if drawn else {}
             for quantity, (after, cells) in posterior.items():
                 if quantity == "reference_mean":
                     continue
                 before, cells_before = prior[quantity]
                 # Overall scores of different sets of scores do not differ by the calibration alone.
                 change = after - before if quantity != "overall_score" or same else math.nan
+                low, high = ends.get(quantity, (math.nan, math.nan))
                 yield score(
                     (model, simulation, CHANGE, member),
                     region,
                     quantity,
                     change,
                     min(cells, cells_before),
+                    (change + low, change + high),
                 )
     for simulation, maps in _spreads(comparison).items():
         for region, area in comparison.areas.items():
@@ -569,6 +561,7 @@ def _summary(
         **_scheme_text(schemes[0]),
         "schemes": [_scheme_text(scheme) for scheme in schemes],
         "minimum": {"months": MINIMUM_MONTHS, "years": MINIMUM_YEARS},
+        "bootstrap": {"draws": DRAWS, "level": LEVEL, "minimum_years": MINIMUM_DRAWN_YEARS},
         "versions": {
             "callmip-global": __version__,
             **{name: importlib.metadata.version(name) for name in packages},

@@ -38,13 +38,13 @@ MINIMUM_REPEATS = 3  # years behind an interannual variability
 MINIMUM_CALENDAR_MONTHS = 6  # calendar months behind a month of maximum
 MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.float64)
 # Numbers come in float32: what varies by less than this share of its size does not vary.
-_RESOLUTION = 1e-6
+RESOLUTION = 1e-6
 
 
 def noticeable(spread: Any, size: Any) -> Array:
     """``spread``, NaN where it is nothing beside ``size``: such a cell has no scale to score by."""
     spread = np.asarray(spread, np.float64)
-    floor = _RESOLUTION * np.abs(np.nan_to_num(np.asarray(size, np.float64)))
+    floor = RESOLUTION * np.abs(np.nan_to_num(np.asarray(size, np.float64)))
     return np.asarray(np.where(spread > floor, spread, np.nan))
 
 

@@ -1,0 +1,331 @@
+"""Intervals of the change from prior to posterior, by drawing whole years again.
+
+A year holds seasons and weather that both runs share, so years are drawn, not months, and the same
+years for the product, the prior and the posterior. All that a draw needs are sums per cell and
+year, which have the size of a tile of the map. The years are drawn with a fixed seed: the same
+input gives the same interval. The interval lies about the value as the draws do about their mean:
+drawing adds noise, which by itself lowers all scores, so that the draws alone would be off centre.
+
+Source: Künsch, H. R. (1989): The jackknife and the bootstrap for general stationary observations.
+Ann. Statist., 17, 1217-1241, doi:10.1214/aos/1176347265; with blocks of one year.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global.benchmark.scores import RESOLUTION, Scheme
+from callmip_global.compiled import compiled
+
+Array = NDArray[np.float64]
+
+DRAWS = 200
+LEVEL = 0.95
+MINIMUM_DRAWN_YEARS = 5  # fewer years can be drawn in too few ways
+_SEED = 20181
+_CELLS = 1024
+
+# What is summed over cells for each draw: area, area with a sigma, then area times each of these.
+_CELL_TERMS = ("bias", "absolute_bias", "rmse")
+_SCORES = ("bias_score", "rmse_score")
+_PER_RUN = (*_CELL_TERMS, *_SCORES, "m", "mm", "mr")
+_TERMS = 4 + 2 * len(_PER_RUN)
+
+
+def drawn_years(n_years: int) -> Array:
+    """(Y, D): how often each year is in each draw of as many years; the same every time."""
+    rng = np.random.default_rng(_SEED)
+    chosen = rng.integers(0, n_years, (DRAWS, n_years))
+    return np.stack([(chosen == year).sum(axis=1) for year in range(n_years)]).astype(np.float64)
+
+
+@compiled
+def _accumulate(
+    reference: NDArray[Any],
+    models: NDArray[Any],
+    days: Array,
+    years: NDArray[np.int64],
+    guess_reference: Array,
+    guess_model: Array,
+    weight: NDArray[np.float32],
+    sum_reference: NDArray[np.float32],
+    square_reference: NDArray[np.float32],
+    sum_model: NDArray[np.float32],
+    square_model: NDArray[np.float32],
+    product: NDArray[np.float32],
+) -> None:
+    """Add a block to the sums of ``YearSums``."""
+    n_steps, n_cells = reference.shape
+    cells = np.empty(_CELLS, np.int64)
+    departure = np.empty(_CELLS)
+    for start in range(0, n_cells, _CELLS):
+        for t in range(n_steps):
+            length, year = days[t], years[t]
+            n = 0
+            for c in range(start, min(start + _CELLS, n_cells)):
+                if np.isfinite(reference[t, c]):
+                    cells[n] = c
+                    n += 1
+            for k in range(len(models)):
+                kept = 0
+                for i in range(n):
+                    if np.isfinite(models[k, t, cells[i]]):
+                        cells[kept] = cells[i]
+                        kept += 1
+                n = kept
+            for i in range(n):
+                c = cells[i]
+                r = np.float64(reference[t, c]) - guess_reference[c]
+                departure[i] = length * r
+                weight[year, c] += length
+                sum_reference[year, c] += departure[i]
+                square_reference[year, c] += departure[i] * r
+            for k in range(len(models)):
+                for i in range(n):
+                    c = cells[i]
+                    m = np.float64(models[k, t, c]) - guess_model[k, c]
+                    sum_model[k, year, c] += length * m
+                    square_model[k, year, c] += length * m * m
+                    product[k, year, c] += departure[i] * m
+
+
+@dataclass(eq=False)
+class YearSums:
+    """Sums over the steps of each of Y years for N cells and K models, about the guesses of the
+    ``PairSums`` of the same blocks; float32, for an interval needs no more.
+
+    ``weight``, ``sum_reference``, ``square_reference`` (Y, N); ``sum_model``, ``square_model``,
+    ``product`` (K, Y, N): length, length times departure, and so on.
+    """
+
+    weight: NDArray[np.float32]
+    sum_reference: NDArray[np.float32]
+    square_reference: NDArray[np.float32]
+    sum_model: NDArray[np.float32]
+    square_model: NDArray[np.float32]
+    product: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n_models: int, n_cells: int, n_years: int) -> YearSums:
+        one, many = (n_years, n_cells), (n_models, n_years, n_cells)
+        return cls(*(np.zeros(shape, np.float32) for shape in (one, one, one, many, many, many)))
+
+    def add(
+        self,
+        reference: NDArray[Any],
+        models: NDArray[Any],
+        days: Array,
+        years: NDArray[np.int64],
+        guess_reference: Array,
+        guess_model: Array,
+    ) -> None:
+        """Add a block of T steps: (T, N), (K, T, N), (T,), position of the year of each step (T,);
+        guesses (N,), (K, N), set for every cell that has a step that counts."""
+        _accumulate(
+            np.ascontiguousarray(reference),
+            np.ascontiguousarray(models),
+            days,
+            years,
+            guess_reference,
+            guess_model,
+            *(getattr(self, f.name) for f in fields(self)),
+        )
+
+    def of_cells(self, cells: NDArray[np.int64]) -> YearSums:
+        """The sums of these cells alone."""
+        return YearSums(*(getattr(self, f.name)[..., cells] for f in fields(self)))
+
+
+@compiled
+def _resample(
+    counts: Array,
+    weight: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    models: NDArray[np.float32],
+    guess_reference: Array,
+    guess_models: Array,
+    part: NDArray[np.int64],
+    area: Array,
+    centred: bool,
+    floor: float,
+    sums: Array,
+) -> None:
+    """Add all cells to ``sums`` (terms, parts, draws).
+
+    weight : (Y, N);  reference : (2, Y, N) sum, square;  models : (2, 3, Y, N) sum, square, product
+    """
+    n_years, n_draws = counts.shape
+    per_run = (sums.shape[0] - 4) // 2
+    total = np.empty(n_draws)
+    r1, r2 = np.empty(n_draws), np.empty(n_draws)
+    m = np.empty((2, 3, n_draws))
+    for c in range(weight.shape[1]):
+        total[:] = 0.0
+        r1[:] = 0.0
+        r2[:] = 0.0
+        m[:] = 0.0
+        for y in range(n_years):
+            w = np.float64(weight[y, c])
+            if w == 0.0:
+                continue
+            a, b = np.float64(reference[0, y, c]), np.float64(reference[1, y, c])
+            for d in range(n_draws):
+                total[d] += counts[y, d] * w
+                r1[d] += counts[y, d] * a
+                r2[d] += counts[y, d] * b
+            for k in range(2):
+                for q in range(3):
+                    v = np.float64(models[k, q, y, c])
+                    for d in range(n_draws):
+                        m[k, q, d] += counts[y, d] * v
+        here, p = area[c], part[c]
+        for d in range(n_draws):
+            if total[d] == 0.0:
+                continue
+            share = 1.0 / total[d]
+            off_r = r1[d] * share
+            mean_r = guess_reference[c] + off_r
+            variance_r = max(r2[d] * share - off_r * off_r, 0.0)
+            sigma = np.sqrt(variance_r)
+            scored = sigma > floor * abs(mean_r)
+            sums[0, p, d] += here
+            sums[2, p, d] += here * mean_r
+            sums[3, p, d] += here * mean_r * mean_r
+            if scored:
+                sums[1, p, d] += here
+            for k in range(2):
+                off_m = m[k, 0, d] * share
+                mean_m = guess_models[k, c] + off_m
+                variance_m = m[k, 1, d] * share - off_m * off_m
+                covariance = m[k, 2, d] * share - off_m * off_r
+                square = max(variance_m + variance_r - 2.0 * covariance, 0.0)
+                bias = mean_m - mean_r
+                first = 4 + k * per_run
+                sums[first, p, d] += here * bias
+                sums[first + 1, p, d] += here * abs(bias)
+                error = square if centred else square + bias * bias
+                sums[first + 2, p, d] += here * np.sqrt(error)
+                if scored:
+                    sums[first + 3, p, d] += here * np.exp(-abs(bias) / sigma)
+                    sums[first + 4, p, d] += here * np.exp(-np.sqrt(square) / sigma)
+                sums[first + 5, p, d] += here * mean_m
+                sums[first + 6, p, d] += here * mean_m * mean_m
+                sums[first + 7, p, d] += here * mean_m * mean_r
+
+
+@dataclass(eq=False)
+class Resampled:
+    """Sums over the cells of each region for each draw, of one pair of prior and posterior.
+
+    ``sums`` (terms, regions, draws): tiles of the map add up.
+    """
+
+    sums: Array
+
+    @classmethod
+    def empty(cls, n_regions: int) -> Resampled:
+        return cls(np.zeros((_TERMS, n_regions, DRAWS)))
+
+    def add(
+        self,
+        years: YearSums,
+        pair: tuple[int, int],
+        guess_reference: Array,
+        guess_model: Array,
+        part: NDArray[np.int64],
+        shares: Array,
+        area: Array,
+        *,
+        anomaly: bool,
+    ) -> None:
+        """Add the N cells of a tile.
+
+        ``pair``: positions of prior and posterior. ``part`` (N,), ``shares`` (regions, parts): as
+        for ``PairSums``; ``area`` (N,): of the whole cell [m2].
+        """
+        both = list(pair)
+        names = ("sum_model", "square_model", "product")
+        sums = np.zeros((_TERMS, shares.shape[1], DRAWS))
+        _resample(
+            drawn_years(len(years.weight)),
+            years.weight,
+            np.stack([years.sum_reference, years.square_reference]),
+            np.stack([getattr(years, name)[both] for name in names], axis=1),
+            guess_reference,
+            guess_model[both],
+            part,
+            area,
+            anomaly,
+            RESOLUTION,
+            sums,
+        )
+        self.sums += np.einsum("rp,tpd->trd", shares, sums)
+
+    def ends(
+        self, region: int, scheme: Scheme, parts: tuple[Mapping[str, float], Mapping[str, float]]
+    ) -> dict[str, tuple[float, float]]:
+        """Quantity -> ends of the interval of posterior minus prior in a region, from the value.
+
+        ``parts``: the scores of prior and posterior. Their seasonal cycle and interannual scores
+        stand still in the interval of the overall score: they are made of all years together. A
+        scheme that takes the RMSE of mean cycles, or counts cells without their area, gets no
+        interval for what that changes.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = self.sums[:, region] / self.sums[0, region]
+            scored = self.sums[:, region] / self.sums[1, region]
+        runs = []
+        for k in range(2):
+            first = 4 + k * len(_PER_RUN)
+            own = {}
+            for i, name in enumerate(_PER_RUN):
+                own[name] = (scored if name in _SCORES else means)[first + i]
+            runs.append(own)
+        names = [*_CELL_TERMS, "bias_score", "rmse_score"]
+        if scheme.cycle_rmse:
+            names = [name for name in names if not name.startswith("rmse")]
+        changes = {name: runs[1][name] - runs[0][name] for name in names}
+        if scheme.by_area and not scheme.cycle_rmse:
+            changes["overall_score"] = self._overall(runs, means, scheme, parts)
+        return {name: ends for name, values in changes.items() if (ends := spread_of(values))}
+
+    def _overall(
+        self,
+        runs: list[dict[str, Array]],
+        means: Array,
+        scheme: Scheme,
+        parts: tuple[Mapping[str, float], Mapping[str, float]],
+    ) -> Array:
+        """(D,) change of the overall score."""
+        overall = []
+        for own, scores in zip(runs, parts, strict=True):
+            there = {name: value for name, value in scores.items() if np.isfinite(value)}
+            drawn = {**own, "spatial_score": _taylor(own, means[2], means[3])}
+            total = sum(scheme.weights[name] for name in there)
+            weighted = [scheme.weights[n] * drawn.get(n, np.array(v)) for n, v in there.items()]
+            overall.append(sum(weighted, np.zeros(DRAWS)) / (total or np.nan))
+        return np.asarray(overall[1] - overall[0])
+
+
+def _taylor(own: Mapping[str, Array], r: Array, rr: Array) -> Array:
+    """(D,) spatial scores from means over cells: 4 (1 + R) / (2 (s + 1 / s)^2)."""
+    variance_m = np.maximum(own["mm"] - own["m"] ** 2, 0.0)
+    variance_r = np.maximum(rr - r**2, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = variance_m / variance_r
+        correlation = (own["mr"] - own["m"] * r) / np.sqrt(variance_m * variance_r)
+    correlation = np.clip(np.where(variance_m > 0, correlation, 0.0), -1.0, 1.0)
+    return np.asarray(2.0 * (1.0 + correlation) * square / (square + 1.0) ** 2)
+
+
+def spread_of(values: Array) -> tuple[float, float] | None:
+    """Quantiles of the draws about their mean; None where any draw has no value."""
+    if not np.isfinite(values).all():
+        return None
+    ends = np.quantile(values, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]) - values.mean()
+    return float(ends[0]), float(ends[1])
