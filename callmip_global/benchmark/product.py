@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from callmip_global.errors import Problem
+
 Kind = Literal["satellite", "upscaled", "fusion", "site", "synthetic"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -47,6 +49,15 @@ class Product:
     window: tuple[int, int] | None = None
     independent_of_towers: bool | None = None
     like_for_like: bool | None = None
+    differs: str = ""
+    uncertainty: str | None = None
+    period: tuple[int, int | None] | None = None
+    lacks_months: bool = False
+    gridded: bool = True
+    resolution: str = "unknown"
+    masks: str = ""
+    pattern: str = "unknown"
+    url: str = "unknown"
     version: str = "unknown"
     doi: str = "unknown"
     licence: str = "unknown"
@@ -65,6 +76,11 @@ class Product:
             raise ValueError("a factor other than 1 needs units: those after the factor")
         if self.window is not None and self.window[0] > self.window[1]:
             raise ValueError(f"window must be [first, last] year, got {list(self.window)}")
+        first, last = self.period or (0, None)
+        if last is not None and first > last:
+            raise ValueError(f"period must be [first, last] year, got {[first, last]}")
+        if not self.gridded:
+            raise ValueError("a list of towers or a global total, no map: it cannot be compared")
         if self.static and self.anomaly:
             raise ValueError(
                 "a static product has no anomalies in time: static or anomaly, not both"
@@ -81,3 +97,23 @@ class Product:
             else:
                 found.update(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         return tuple(sorted(found))
+
+    def missing(self) -> Problem:
+        """That there is no file, and where groups get the product."""
+        known = [
+            text
+            for text, value in (
+                (f"from {self.url}", self.url),
+                (f"doi {self.doi}", self.doi),
+                (f"files like {self.pattern}", self.pattern),
+            )
+            if value != "unknown"
+        ]
+        return Problem(
+            f"product {self.name}",
+            self.variable,
+            "no file",
+            f"files at {', '.join(self.paths)}",
+            f"Get it {', '.join(known)} [missing]" if known else "[missing]",
+            "missing",
+        )

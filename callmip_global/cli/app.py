@@ -18,6 +18,7 @@ from callmip_global.cli import (
     harmonize,
     housekeeping,
     plan,
+    products,
     regrid,
     workflow,
 )
@@ -54,6 +55,7 @@ app.command()(regrid.regrid)
 app.command()(harmonize.harmonize)
 app.command()(harmonize.check)
 app.command()(benchmark.benchmark)
+app.command()(products.products)
 app.command()(export.export)
 
 _debug = False

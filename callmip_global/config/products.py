@@ -8,7 +8,7 @@ pattern or a list.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,15 @@ class ProductEntry(BaseModel):
     window: tuple[int, int] | None = None
     independent_of_towers: bool | Literal["unknown"] = "unknown"
     like_for_like: bool | Literal["unknown"] = "unknown"
+    differs: str = ""
+    uncertainty: str | None = None
+    period: tuple[int, int | None] | None = None
+    lacks_months: bool = False
+    gridded: bool = True
+    resolution: str = "unknown"
+    masks: str = ""
+    pattern: str = "unknown"
+    url: str = "unknown"
     version: str = "unknown"
     doi: str = "unknown"
     licence: str = "unknown"
@@ -63,6 +72,71 @@ def product_catalogue() -> Mapping[str, ProductEntry]:
         parsed = validate_model(ProductsFile, load_yaml(path), path.name)
         entries.update(parsed.products)
     return entries
+
+
+def catalogue_lines(variables: Collection[str] | None = None) -> Iterator[str]:
+    """One line for each entry: name, variable, years, what it is, where groups get which files."""
+    for name, entry in product_catalogue().items():
+        if variables and entry.variable not in variables:
+            continue
+        doi = f"doi {entry.doi}" if entry.doi != "unknown" else "no doi known"
+        kind = f"{entry.kind}{'' if entry.gridded else ', no map: not compared'}"
+        yield (
+            f"{name}: {entry.variable}: {_years(entry)}{entry.resolution}; {kind}; "
+            f"{doi}; {entry.url}; files like {entry.pattern}"
+        )
+
+
+_COLUMNS = (
+    *("entry", "years, grid", "in the files", "used as"),
+    *("towers", "like for like", "where", "notes"),
+)
+
+
+def catalogue_table() -> str:
+    """The catalogue as tables of Markdown, one for each variable, in the order of the protocol."""
+    by_variable: dict[str, list[tuple[str, ProductEntry]]] = {}
+    for name, entry in product_catalogue().items():
+        by_variable.setdefault(entry.variable or "", []).append((name, entry))
+    parts = []
+    for variable in (name for name in variable_table() if name in by_variable):
+        rows = [
+            f"### {variable} ({variable_table()[variable].units})",
+            "",
+            f"| {' | '.join(_COLUMNS)} |",
+            "|" + "---|" * len(_COLUMNS),
+        ]
+        rows += [
+            "| " + " | ".join(_cells(name, entry)) + " |" for name, entry in by_variable[variable]
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _cells(name: str, entry: ProductEntry) -> Iterator[str]:
+    yield f"**{name}**<br>{entry.kind}, {entry.version}"
+    yield f"{_years(entry)}{entry.resolution}"
+    inside = [f"`{entry.source}`" if entry.source else "", f"{entry.native_units}"]
+    inside += [f"± `{entry.uncertainty}`"] if entry.uncertainty else []
+    yield ", ".join(text for text in inside if text) + f"<br>`{entry.pattern}`"
+    used = ["anomalies only"] if entry.anomaly else ["map only"] if entry.static else []
+    used += [] if entry.gridded else ["not compared: no map"]
+    if entry.factor != 1 or entry.sign != 1:
+        used.append(f"× {entry.sign * entry.factor:g}" + (f" {entry.units}" if entry.units else ""))
+    yield ", ".join(used) or "as it is"
+    towers = {True: "independent", False: "trained on or made of them", "unknown": "unknown"}
+    yield towers[entry.independent_of_towers]
+    yield f"no: {entry.differs}" if entry.like_for_like is False else "yes"
+    doi = f"doi [{entry.doi}](https://doi.org/{entry.doi})"
+    yield f"<{entry.url}><br>{doi if entry.doi != 'unknown' else 'doi unknown'}<br>{entry.licence}"
+    yield " ".join(text for text in (entry.masks, entry.note) if text and text != "unknown")
+
+
+def _years(entry: ProductEntry) -> str:
+    if entry.period is None:
+        return ""
+    first, last = entry.period
+    return f"{first} on; " if last is None else f"{first}-{last}; "
 
 
 def load_products(path: Path, *, require_files: bool = False) -> tuple[Product, ...]:

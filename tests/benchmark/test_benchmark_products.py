@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from benchmark_cases import cycles, write_product
+from typer.testing import CliRunner
 
 from callmip_global.benchmark import KINDS, Product
-from callmip_global.config.products import load_products, product_catalogue
+from callmip_global.benchmark.product_check import RULES
+from callmip_global.cli.app import app
+from callmip_global.config.products import catalogue_table, load_products, product_catalogue
 from callmip_global.errors import UsageError
 from callmip_global.units import convert_factor
 from callmip_global.variables import variable_table
@@ -29,12 +35,119 @@ def test_the_catalogue_is_not_empty_and_names_known_variables():
         assert entry.path is None, f"{name} names a place on somebody's machine"
 
 
+TOLD = {
+    "variable",
+    "source",
+    "uncertainty",
+    "kind",
+    "native_units",
+    "factor",
+    "sign",
+    "independent_of_towers",
+    "like_for_like",
+    "period",
+    "resolution",
+    "masks",
+    "pattern",
+    "url",
+    "version",
+    "doi",
+    "licence",
+}
+
+
+@pytest.mark.parametrize("name", sorted(product_catalogue()))
+def test_a_catalogue_entry_tells_everything_and_what_is_unknown_has_a_note(name):
+    entry = product_catalogue()[name]
+    assert sorted(TOLD - entry.model_fields_set) == []
+    if entry.doi == "unknown":
+        assert "DOI" in entry.note, "no DOI, and no word about it"
+    else:
+        assert re.fullmatch(r"10\.\d{4,9}/\S+[^.,;\s]", entry.doi)
+    if entry.licence == "unknown":
+        assert "icence" in entry.note, "no licence, and no word about it"
+    assert entry.url.startswith(("https://", "http://")) or entry.url == "unknown"
+    assert (entry.like_for_like is False) == bool(entry.differs), "in what it differs, or not"
+    assert entry.pattern != "unknown"
+
+
 @pytest.mark.parametrize("name", sorted(product_catalogue()))
 def test_units_of_a_catalogue_entry_become_those_of_its_variable(name):
     entry = product_catalogue()[name]
+    if not entry.gridded:
+        pytest.skip("a list of towers or a total is not compared")
     units = entry.units or entry.native_units
     assert units is not None
-    convert_factor(units, variable_table()[entry.variable].units, name, entry.variable)
+    conversion = convert_factor(units, variable_table()[entry.variable].units, name, entry.variable)
+    assert conversion.factor > 0
+
+
+def test_every_catalogue_entry_loads_with_a_path_and_what_is_no_map_says_so(tmp_path):
+    lines = [
+        f"  {name}: {{catalogue: {name}, path: a.nc}}"
+        for name, entry in product_catalogue().items()
+        if entry.gridded
+    ]
+    products = load_products(products_file(tmp_path, "products:\n" + "\n".join(lines)))
+    assert len(products) == len(lines) > 50
+    for product in products:
+        said = str(product.missing())
+        assert "Get it from http" in said
+        assert f"files like {product.pattern}" in said
+        assert "\n" not in said
+    path = products_file(tmp_path, "products:\n  A: {catalogue: GCP-nbp, path: a.nc}\n")
+    with pytest.raises(UsageError, match="global total, no map: it cannot be compared"):
+        load_products(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "per_day", "wanted"),
+    [
+        ("FLUXCOM-gpp", 8.64, True, 1e-7),
+        ("FLUXCOM-X-nep", 8.64, True, -1e-7),
+        ("FLUXCOM-hfls", 8.64, True, 100.0),
+        ("MOD17-gpp", 0.06912, True, 1e-7),
+        ("MOD16-hfls", 8 * 86400 * 100 / 2.45e6, True, 100.0),
+        ("CarbonTracker-nep", -1e-5, True, 1.2011e-7),
+        ("ESACCI-biomass", 100.0, True, 4.7),
+        ("XuSaatchi-biomass", 100.0, True, 10.0),
+        ("SoilGrids2-cSoil", 50.0, True, 5.0),
+        ("ESACCI-SM", 0.3, True, 30.0),
+        ("GRACE-mrso", -3.0, True, -30.0),
+        ("GLEAM-hfls", 31 * 86400 * 100 / 2.45e6, False, 100.0),
+    ],
+)
+def test_factors_and_signs_by_hand(name, number, per_day, wanted):
+    """Per month: a month of 31 days."""
+    entry = product_catalogue()[name]
+    conversion = convert_factor(
+        entry.units or entry.native_units, variable_table()[entry.variable].units, name, ""
+    )
+    days = None if per_day else np.array([31.0])
+    got = conversion.apply(np.array([entry.sign * entry.factor * number]), days)
+    assert got[0] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_page_of_products_is_that_of_the_catalogue(
+    project_root: Path, request: pytest.FixtureRequest
+) -> None:
+    path = project_root / "docs" / "products.md"
+    text = path.read_text(encoding="utf-8")
+    start = "<!-- products: pytest tests/benchmark/test_benchmark_products.py --update-golden -->\n"
+    end = "<!-- end of products -->"
+    before, rest = text.split(start)
+    wanted = f"{before}{start}{catalogue_table()}\n{end}{rest.split(end)[1]}"
+    if request.config.getoption("--update-golden"):
+        path.write_text(wanted, encoding="utf-8")
+        pytest.skip(f"{path} written")
+    assert text == wanted, "the catalogue has changed; run this test with --update-golden"
+
+
+def test_the_page_of_products_has_every_rule_of_the_checks(project_root: Path) -> None:
+    text = (project_root / "docs" / "products.md").read_text(encoding="utf-8")
+    assert [f"| `{rule}` | {said} |" for rule, said in RULES.items()] == [
+        line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 3
+    ]
 
 
 def test_a_catalogue_entry_needs_a_path_and_yields_to_what_is_said(tmp_path):
@@ -94,3 +207,32 @@ def test_absent_files_are_a_problem_only_when_asked_for(tmp_path):
         load_products(path, require_files=True)
     (tmp_path / "a.nc").touch()
     assert len(load_products(path, require_files=True)) == 1
+
+
+def test_the_catalogue_is_listed_one_line_for_each_entry():
+    listed = CliRunner().invoke(app, ["products", "--variable", "hfg", "--variable", "lai"])
+    assert listed.exit_code == 0
+    lines = listed.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        name for name, entry in product_catalogue().items() if entry.variable in ("hfg", "lai")
+    ]
+    assert "doi 10.5194/essd-15-4877-2023; https://zenodo.org/records/8281930" in listed.stdout
+    assert len(CliRunner().invoke(app, ["products"]).stdout.splitlines()) == len(
+        product_catalogue()
+    )
+
+
+def test_files_of_a_products_file_are_looked_at_and_what_is_missing_is_told(tmp_path):
+    write_product(tmp_path, cycles(3))
+    path = products_file(
+        tmp_path,
+        "products:\n  LE: {variable: hfls, kind: synthetic, path: REF.nc}\n"
+        "  CLASS: {catalogue: CLASS-hfg, path: class/*.nc}\n",
+    )
+    looked = CliRunner().invoke(app, ["products", str(path)])
+    assert looked.exit_code == 1
+    assert looked.stdout == "product LE: hfls: 1 files in order\n"
+    (line,) = looked.stderr.splitlines()
+    assert line.startswith("product CLASS: hfg: found no file, wanted files at ")
+    assert "doi 10.25914/5c872258dc183, files like CLASS_v1-1_YYYY.nc [missing]" in line
+    assert CliRunner().invoke(app, ["products", str(path), "--variable", "hfls"]).exit_code == 0
