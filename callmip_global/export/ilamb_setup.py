@@ -181,20 +181,34 @@ def models_csv(rows: Sequence[Row]) -> str:
 
 RUN_SH = """\
 #!/bin/sh
-# Runs ILAMB 2.7 on this folder; further options are handed on. See README.txt.
+# Runs ILAMB 2.7 on this folder; options are handed on. See README.txt.
+#     ./run.sh --skip_plots
+#     MPIEXEC="mpiexec -n 4" ./run.sh
 set -eu
 cd "$(dirname "$0")"
 ILAMB_ROOT=$PWD
 export ILAMB_ROOT
+results=ilamb_results
 if ! command -v ilamb-run >/dev/null; then
     echo "run.sh: no ilamb-run on the PATH. Install it: pip install ILAMB==2.7.3" >&2
     exit 2
 fi
-ilamb-run --config ilamb.cfg --model_root "$PWD/MODELS" --regions global \\
-    --build_dir ilamb_results "$@"
-if [ ! -s ilamb_results/scalar_database.csv ]; then
-    echo "run.sh: ILAMB wrote no ilamb_results/scalar_database.csv; what failed is in" >&2
-    echo "run.sh: ilamb_results/*.log (ILAMB itself ends with exit code 0)." >&2
+
+# ILAMB keeps every result that is there, whatever became of data and options.
+now="$(cksum <callmip-export.json) $*"
+if [ -f $results/callmip-run.txt ] && [ "$(cat $results/callmip-run.txt)" != "$now" ]; then
+    echo "run.sh: data or options have changed, everything is computed anew" >&2
+    rm -rf $results
+fi
+mkdir -p $results
+echo "$now" >$results/callmip-run.txt
+rm -f $results/scalar_database.csv
+
+${MPIEXEC:-} ilamb-run --config ilamb.cfg --model_root "$PWD/MODELS" --regions global \\
+    --build_dir $results "$@"
+if [ ! -s $results/scalar_database.csv ]; then
+    echo "run.sh: ILAMB wrote no $results/scalar_database.csv; what failed is in" >&2
+    echo "run.sh: $results/*.log (ILAMB itself ends with exit code 0)" >&2
     exit 1
 fi
 """
@@ -204,6 +218,7 @@ RUN_PY = '''\
 """Runs ilamb3 on this folder. See README.txt. Results: ilamb3_results/."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -222,6 +237,8 @@ except ImportError as error:
 
 def main() -> int:
     out = HERE / "ilamb3_results"
+    # Everything is computed anew; what is left of models that went would be in the dashboard.
+    shutil.rmtree(out, ignore_errors=True)
     models = pd.read_csv(HERE / "models.csv", dtype=str, keep_default_na=False)
     models["path"] = [str(HERE / path) for path in models["path"]]
     references = pd.read_csv(HERE / "references.csv", dtype=str)
@@ -276,15 +293,15 @@ Run it with ILAMB 2.7.3 (pip install ILAMB==2.7.3; it needs an MPI with its laun
 Debian's openmpi-bin):
 
     ./run.sh                                  everything, on one core
-    mpiexec -n 4 ./run.sh                     on four
+    MPIEXEC="mpiexec -n 4" ./run.sh           on four
     ./run.sh --skip_plots                     without network: plots ask for coastlines
     ./run.sh --rmse_score_basis series        the RMSE score of Collier et al. (2018)
 
 Results are in ilamb_results/: scalar_database.csv has every number; index.html needs a web server
 (python3 -m http.server). The overall score is made together with the plots: with --skip_plots, or
 where the coastlines cannot be had, there is none and scores.csv holds dashes. A pair that fails is
-named in ilamb_results/*.log alone. ILAMB keeps results that are there: after a new export remove
-ilamb_results/, or add --clean.
+named in ilamb_results/*.log alone. A run that was stopped goes on; after a new export, or with
+other options, run.sh removes ilamb_results/ first, for ILAMB would keep what is there.
 """,
         "ilamb3": """\
 Run it with ilamb3 (pip install ilamb3 "pandas<3": with pandas 3 the releases for Python 3.11 leave
@@ -293,7 +310,8 @@ the annual cycle out without a word):
     python3 run.py
 
 No network is needed for the scores; maps and the page of a data set ask for coastlines. Results are
-in ilamb3_results/: a CSV file per reference and model, and scalar_database.json for the dashboard.
+in ilamb3_results/, which is made anew each time: a CSV file per reference and model, and
+scalar_database.json for the dashboard.
 """,
     }
 )

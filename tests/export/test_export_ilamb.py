@@ -709,6 +709,73 @@ def test_products_are_for_the_exports_that_have_references(store: Path, tmp_path
     assert "--to ilamb or ilamb3" in str(result.exception)
 
 
+# --- the scripts, with a stand-in for ILAMB ------------------------------------------------------
+
+STAND_IN = """#!/bin/sh
+echo "$@" >> "$ILAMB_ROOT/calls.txt"
+echo kept >> ilamb_results/pair.nc
+[ -n "${FAILS:-}" ] || echo scores > ilamb_results/scalar_database.csv
+"""
+
+
+def run_script(out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    bin_folder = out.parent / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    (bin_folder / "ilamb-run").write_text(STAND_IN)
+    (bin_folder / "ilamb-run").chmod(0o755)
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(out / "run.sh"), *options],
+        env={**os.environ, "PATH": path, **environment},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_run_sh_goes_on_with_the_same_and_begins_anew_with_another(
+    store: Path, tmp_path: Path
+) -> None:
+    out, pair = tmp_path / "x y", tmp_path / "x y/ilamb_results/pair.nc"
+    export_ilamb([store], out=out, tool="ilamb")
+    for _ in range(2):
+        assert run_script(out, "--skip_plots").returncode == 0
+    assert pair.read_text() == "kept\n" * 2
+    result = run_script(out, "--rmse_score_basis", "series")
+    assert "computed anew" in result.stderr
+    assert pair.read_text() == "kept\n"
+    export_ilamb([store], out=out, tool="ilamb", years=1)
+    assert run_script(out, "--rmse_score_basis", "series").returncode == 0
+    assert pair.read_text() == "kept\n"
+    first = (out / "calls.txt").read_text().splitlines()[0]
+    assert first.endswith("--regions global --build_dir ilamb_results --skip_plots")
+
+
+def test_run_sh_fails_where_ilamb_leaves_no_scores(store: Path, tmp_path: Path) -> None:
+    export_ilamb([store], out=tmp_path / "x", tool="ilamb")
+    assert run_script(tmp_path / "x").returncode == 0
+    result = run_script(tmp_path / "x", FAILS="1")
+    assert result.returncode == 1
+    assert "scalar_database.csv" in result.stderr
+
+
+def test_the_scripts_say_what_is_not_installed(store: Path, tmp_path: Path) -> None:
+    export_ilamb([store], out=tmp_path / "x", tool="ilamb")
+    result = subprocess.run(
+        [str(tmp_path / "x/run.sh")],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    if shutil.which("ilamb-run", path="/usr/bin:/bin") is None:
+        assert (result.returncode, "pip install ILAMB" in result.stderr) == (2, True)
+    export_ilamb([store], out=tmp_path / "x", tool="ilamb3")
+    result = subprocess.run(
+        [sys.executable, "-S", "-I", str(tmp_path / "x/run.py")], capture_output=True, text=True
+    )
+    assert (result.returncode, "pip install ilamb3" in result.stderr) == (1, True)
+
+
 # --- the tools --------------------------------------------------------------------------------
 
 
@@ -1024,7 +1091,7 @@ def test_on_the_real_run_ilamb_27_and_the_benchmark_agree(
     )
     assert result.exit_code == 0, result.output
     for scheme, basis in (("collier2018", "series"), ("ilamb27", "cycle")):
-        found = run_ilamb(tmp_path / "x", "--rmse_score_basis", basis, "--clean")
+        found = run_ilamb(tmp_path / "x", "--rmse_score_basis", basis)
         for (of, product, quantity), value in mine.items():
             # 58 cells of GLEAM never change: ILAMB has their maximum in January.
             if of != scheme or (scheme, product, quantity) == (
