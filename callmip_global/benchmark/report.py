@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,40 @@ from callmip_global.benchmark.pictures import (
     symmetric_scale,
 )
 from callmip_global.benchmark.run import ALL_MODELS, CHANGE
-from callmip_global.benchmark.tables import Score, number_text, read_scores
+from callmip_global.benchmark.tables import Score, cmec, read_scores
 from callmip_global.errors import DataError, Problem
-from callmip_global.files import read_json, write_atomic
+from callmip_global.files import read_json, write_atomic, write_json
 
 SECONDS_PER_DAY = 86400.0
 # Fluxes are read per day; scores.csv keeps the units of the variable table.
 _CARBON = ("nep", "gpp", "reco", "ra", "rh")
-_MAP_WIDTHS = (640, 520, 400, 300)
-_MAP_BYTES = 4_500_000
+# Pixels across a map; a study of many models gets smaller ones.
+_WIDE, _NARROW = 640, 420
+_FEW_FILES = 60
+_MAP_BYTES = 4_000_000
+_NAMED_MODELS = 4
+_STAGES = ("Prior", "Posterior", CHANGE)
+_PRODUCT_KEYS = ("variable", "like_for_like", "independent_of_towers", "anomaly", "doi")
+_COMPARISON_KEYS = (
+    "variable",
+    "product",
+    "frequency",
+    "grid",
+    "years",
+    "n_months",
+    "runs",
+    "notes",
+)
 _SIGNED_FIELDS = ("bias_prior", "bias_posterior")
 
 
 def write_report(benchmark_dir: Path, *, out: Path) -> Path:
     """Write one self-contained report of a benchmark folder to ``out``; returns ``out``.
 
-    Raises DataError when the folder holds no finished benchmark. Maps get smaller, and the last
-    ones are left out (they stay in the folder), where the file would exceed about 8 MB.
+    Maps are inside the page as long as it stays below about 8 MB; the others are written to
+    ``benchmark_dir/pictures`` and the page finds them there from its place in ``benchmark_dir``.
+    ``benchmark_dir/scalar_database.json`` gets the scores of the first scheme in the form of CMEC.
+    Raises DataError when the folder holds no finished benchmark.
     """
     source = benchmark_dir / "benchmark.json"
     if not source.is_file():
@@ -51,28 +69,31 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
             )
         )
     summary = read_json(source)
-    rows = [
-        row for row in read_scores(benchmark_dir / "scores.csv") if row.scheme == summary["scheme"]
-    ]
     subjects = _subjects(summary)
     displays = {
         name: _display(name, entry["units"]) for name, entry in summary["variables"].items()
     }
-    pictures, left_out = _pictures(benchmark_dir, summary["comparisons"], displays)
+    numbers = _numbers(read_scores(benchmark_dir / "scores.csv"), summary)
+    pictures = _pictures(benchmark_dir, summary["comparisons"], displays)
+    write_json(benchmark_dir / "scalar_database.json", cmec(summary, numbers))
     data = {
-        "runs": summary["runs"],
+        "runs": [
+            {key: run[key] for key in ("model", "simulation", "stage", "member")}
+            for run in summary["runs"]
+        ],
         "subjects": subjects,
         "regions": summary["regions"],
         "frequencies": summary["frequencies"],
+        "schemes": [scheme["scheme"] for scheme in summary["schemes"]],
         "variables": {
             name: {**entry, "display": displays[name][0], "factor": displays[name][1]}
             for name, entry in summary["variables"].items()
         },
-        "products": {product["name"]: product for product in summary["products"]},
-        "comparisons": [
-            _comparison(c, [r for r in rows if _belongs(r, c)], summary["runs"])
-            for c in summary["comparisons"]
-        ],
+        "products": {
+            product["name"]: {key: product[key] for key in _PRODUCT_KEYS}
+            for product in summary["products"]
+        },
+        "comparisons": [_comparison(entry) for entry in summary["comparisons"]],
         "pictures": pictures,
     }
     environment = Environment(
@@ -88,12 +109,17 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         title=_title(summary),
         years=_years(summary["comparisons"]),
         sections=_sections(summary),
-        left_out=left_out,
-        # A closing tag inside the data would end the script element.
-        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        simulations=list(dict.fromkeys(subject["simulation"] for subject in subjects)),
+        data=_script(data),
+        numbers={scheme: _script(of) for scheme, of in numbers.items()},
     )
     write_atomic(out, html)
     return out
+
+
+def _script(data: Any) -> str:
+    """JSON for a script element, which a closing tag inside the data would end."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
 
 
 def _subjects(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -134,45 +160,79 @@ def _display(variable: str, units: str) -> tuple[str, float]:
     return units.replace("m-2", "m⁻²"), 1.0
 
 
-def _belongs(row: Score, comparison: Mapping[str, Any]) -> bool:
-    return (row.variable, row.product, row.frequency) == (
-        comparison["variable"],
-        comparison["product"],
-        comparison["frequency"],
-    )
+def _comparison(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs of a comparison besides its numbers, in five digits."""
+    kept = {key: entry[key] for key in _COMPARISON_KEYS}
+    kept["schemes"] = {
+        name: {"scores": of["scores"], "taylor": _short(of["taylor"])}
+        for name, of in entry["schemes"].items()
+    }
+    kept["cycles"] = _short(entry["cycles"])
+    kept["annual"] = {
+        region: {"years": of["years"], "series": _short(of["series"])}
+        for region, of in entry["annual"].items()
+    }
+    return kept
 
 
-def _comparison(
-    entry: Mapping[str, Any], rows: Iterable[Score], runs: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """The entry with its numbers: region -> run -> quantity, changes under the posterior run."""
+def _short(value: Any) -> Any:
+    """The same structure with numbers of five digits."""
+    if isinstance(value, dict):
+        return {key: _short(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_short(of) for of in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Scheme -> one entry per comparison -> region -> the numbers of scores.csv.
+
+    ``v``: quantity -> value of each run of the comparison. ``c``: quantity -> change of each run,
+    under the posterior one: a number, or [change, low, high]. ``s``: simulation -> quantity ->
+    spread [prior, posterior, posterior - prior]. ``n``: cells.
+    """
+    comparisons = summary["comparisons"]
+    number = {(c["variable"], c["product"], c["frequency"]): k for k, c in enumerate(comparisons)}
     position = {
         (run["model"], run["simulation"], run["stage"], run["member"]): k
-        for k, run in enumerate(runs)
+        for k, run in enumerate(summary["runs"])
     }
-    values: dict[str, dict[str, dict[str, float | None]]] = {}
-    changes: dict[str, dict[str, dict[str, float | None]]] = {}
-    spreads: dict[str, dict[str, dict[str, float | None]]] = {}
-    cells: dict[str, int] = {}
+    column = [{run: w for w, run in enumerate(c["runs"])} for c in comparisons]
+    found: dict[str, list[dict[str, Any]]] = {
+        scheme["scheme"]: [{} for _ in comparisons] for scheme in summary["schemes"]
+    }
     for row in rows:
-        text = number_text(row.value)
-        value = float(f"{float(text):.5g}") if text else None
+        at = number[row.variable, row.product, row.frequency]
+        of = found[row.scheme][at].setdefault(row.region, {"v": {}, "c": {}, "s": {}, "n": 0})
+        value = _number(row.value)
         if row.model == ALL_MODELS:
-            key = row.stage if row.quantity == "spread" else "reduction"
-            spreads.setdefault(row.region, {}).setdefault(row.simulation, {})[key] = value
+            spread = of["s"].setdefault(row.simulation, {}).setdefault(row.quantity, [None] * 3)
+            spread[_STAGES.index(row.stage)] = _with_interval(value, row)
             continue
-        stage = "Posterior" if row.stage == CHANGE else row.stage
-        run = str(position[row.model, row.simulation, stage, row.member])
-        table = changes if row.stage == CHANGE else values
-        table.setdefault(row.region, {}).setdefault(run, {})[row.quantity] = value
+        changed = row.stage == CHANGE
+        stage = "Posterior" if changed else row.stage
+        run = column[at][position[row.model, row.simulation, stage, row.member]]
+        blank = [None] * len(column[at])
+        of["c" if changed else "v"].setdefault(row.quantity, blank)[run] = (
+            _with_interval(value, row) if changed else value
+        )
         if row.quantity == "mean":
-            cells[row.region] = max(row.n_cells, cells.get(row.region, 0))
-    kept = {k: v for k, v in entry.items() if k not in ("maps", "schemes")}
-    return {**kept, "values": values, "changes": changes, "spreads": spreads, "cells": cells}
+            of["n"] = max(of["n"], row.n_cells)
+    return found
+
+
+def _with_interval(value: float | None, row: Score) -> float | list[float | None] | None:
+    low, high = _number(row.low), _number(row.high)
+    return value if value is None or low is None or high is None else [value, low, high]
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    return ", ".join(dict.fromkeys(run["model"] for run in summary["runs"]))
+    models = list(dict.fromkeys(run["model"] for run in summary["runs"]))
+    return ", ".join(models) if len(models) <= _NAMED_MODELS else f"{len(models)} models"
 
 
 def _years(comparisons: list[dict[str, Any]]) -> str:
@@ -208,26 +268,40 @@ def _pictures(
     folder: Path,
     comparisons: list[dict[str, Any]],
     displays: Mapping[str, tuple[str, float]],
-) -> tuple[dict[str, Any], int]:
-    """Product -> legends and images as data URIs, and the number of maps that did not fit."""
+) -> dict[str, Any]:
+    """Product -> legends and images: data URIs, and paths in ``pictures`` once those are many."""
     chosen: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
         # Monthly and annual means are of the same months: one set of maps is enough.
         chosen.setdefault(comparison["product"], comparison)
-    for width in _MAP_WIDTHS:
-        budget = _MAP_BYTES
-        pictures: dict[str, Any] = {}
-        left_out = 0
-        for product, comparison in chosen.items():
-            drawn, size, missed = _draw(
-                folder, comparison, displays[comparison["variable"]], width, budget
-            )
-            pictures[product] = drawn
-            budget -= size
-            left_out += missed
-        if left_out == 0:
-            break
-    return pictures, left_out
+    files = sum(len(comparison["maps"]) for comparison in chosen.values())
+    place = _Place(folder / "pictures", _MAP_BYTES)
+    width = _WIDE if files <= _FEW_FILES else _NARROW
+    return {
+        product: _draw(folder, comparison, displays[comparison["variable"]], width, place)
+        for product, comparison in chosen.items()
+    }
+
+
+class _Place:
+    """Where images go: into the page until ``budget`` bytes are spent, then into a folder."""
+
+    def __init__(self, folder: Path, budget: int) -> None:
+        self._folder = folder
+        self._left = budget
+        for old in folder.glob("*.png"):
+            old.unlink()
+
+    def put(self, png: bytes, name: str) -> str:
+        """What the page calls the image."""
+        inside = base64.b64encode(png).decode()
+        self._left -= len(inside)
+        if self._left >= 0:
+            return f"data:image/png;base64,{inside}"
+        self._folder.mkdir(exist_ok=True)
+        file = re.sub(r"[^A-Za-z0-9.+-]+", "-", name) + ".png"
+        (self._folder / file).write_bytes(png)
+        return f"{self._folder.name}/{file}"
 
 
 def _draw(
@@ -235,24 +309,28 @@ def _draw(
     comparison: Mapping[str, Any],
     display: tuple[str, float],
     width: int,
-    budget: int,
-) -> tuple[dict[str, Any], int, int]:
-    """Legends and images of one product; bytes used; maps left out."""
+    place: _Place,
+) -> dict[str, Any]:
+    """Legends and images of one product."""
     units, factor = display
     loaded: list[tuple[dict[str, Any], dict[str, Any]]] = []
     lat_edges = lon_edges = np.empty(0)
     for file in comparison["maps"]:
+        # The reference is the same in all files.
+        skip = {"reference"} if loaded else set()
         with xr.open_dataset(folder / file["file"]) as ds:
             fields = {
-                name: np.asarray(ds[name].values, np.float64) * factor
+                name: np.asarray(ds[name].values * np.float32(factor), np.float32)
                 for name in file["fields"]
-                if not name.endswith("_score_prior") and not name.endswith("_score_posterior")
+                if _kind(name) is not None and name not in skip
             }
             lat_edges = _edges(ds["lat_bnds"].values)
             lon_edges = _edges(ds["lon_bnds"].values)
+        if "spread_prior" in fields and "spread_posterior" in fields:
+            fields["change_of_spread"] = fields["spread_posterior"] - fields["spread_prior"]
         loaded.append((file, fields))
     scales = _scales([fields for _, fields in loaded])
-    projection = Projection.of(lat_edges, lon_edges, width)
+    projection = Projection.of(lat_edges, lon_edges, width) if loaded else None
     images: dict[str, Any] = {"runs": {}, "reference": None, "legends": {}}
     for legend, scale in scales.items():
         images["legends"][legend] = {
@@ -262,24 +340,19 @@ def _draw(
             "high": _tick(scale.high),
             "units": units,
         }
-    used = missed = 0
     for file, fields in loaded:
         label = " ".join(p for p in (file["model"], file["simulation"], file["member"]) if p)
         for name, values in fields.items():
             kind = _kind(name)
-            if kind is None or (name == "reference" and images["reference"] is not None):
+            if kind is None or projection is None:
                 continue
-            png = base64.b64encode(map_png(values, projection, scales[kind])).decode()
-            if used + len(png) > budget:
-                missed += 1
-                continue
-            used += len(png)
-            uri = f"data:image/png;base64,{png}"
+            png = map_png(values, projection, scales[kind])
+            uri = place.put(png, f"{comparison['product']}_{label}_{name}")
             if name == "reference":
                 images["reference"] = uri
             else:
                 images["runs"].setdefault(label, {})[name] = uri
-    return images, used, missed
+    return images
 
 
 def _kind(field: str) -> str | None:
@@ -290,6 +363,8 @@ def _kind(field: str) -> str | None:
         return "bias"
     if field == "misfit_change":
         return "change"
+    if field == "change_of_spread":
+        return "spread_change"
     return "spread" if field.startswith("spread_") else None
 
 
@@ -304,7 +379,7 @@ def _scales(files: list[dict[str, Any]]) -> dict[str, Scale]:
     for kind, maps in grouped.items():
         if kind == "bias":
             scales[kind] = symmetric_scale(maps, "diverging")
-        elif kind == "change":
+        elif kind in ("change", "spread_change"):
             scales[kind] = symmetric_scale(maps, "change")
         elif kind == "spread":
             values = np.concatenate([m[np.isfinite(m)] for m in maps])

@@ -9,9 +9,9 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,98 @@ def write_scores(path: Path, rows: Iterable[Score]) -> None:
 def read_scores(path: Path) -> Iterator[Score]:
     """The rows of a scores.csv, one after the other; an empty value is NaN."""
     with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            values: dict[str, Any] = {name: sys.intern(text) for name, text in line.items()}
-            for name in ("value", "low", "high"):
-                values[name] = float(line[name]) if line.get(name) else math.nan
-            for name in ("n_cells", "n_months"):
-                values[name] = int(line[name])
-            yield Score(**values)
+        lines = csv.reader(file)
+        pick = itemgetter(*map(next(lines).index, COLUMNS))
+        for line in lines:
+            *names, value, units, n_cells, n_months, low, high = pick(line)
+            yield Score(
+                *map(sys.intern, names),
+                *(_number(value), sys.intern(units), int(n_cells), int(n_months)),
+                *(_number(low), _number(high)),
+            )
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+def cmec(summary: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of the first scheme as scalar_database.json of ILAMB 2.7 and ilamb3.
+
+    ``summary``: that of benchmark.json; ``numbers``: scheme -> comparison -> region -> ``v``:
+    quantity -> value of each run. Each run is a model of its own, MODEL_SIMULATION_STAGE; metrics
+    are Monthly, Monthly::VARIABLE and Monthly::VARIABLE!!PRODUCT (or Annual, Static), the upper
+    ones means of those below. A score that is not defined is null, and so are means with it.
+
+    Source: CMEC json v1, as written by ILAMB.Post.CreateJSON (2.7.3) and ilamb3.meta (2026).
+    """
+    runs = [
+        "_".join(part for part in (r["model"], r["simulation"], r["stage"], r["member"]) if part)
+        for r in summary["runs"]
+    ]
+    scheme = summary["schemes"][0]
+    names = [*scheme["weights"], "overall_score"]
+    results: dict[str, Any] = {r["name"]: {run: {} for run in runs} for r in summary["regions"]}
+    above: dict[str, list[str]] = {}
+    leaves: list[str] = []
+    for entry, of in zip(summary["comparisons"], numbers[scheme["scheme"]], strict=True):
+        section = _SECTIONS[entry["frequency"]]
+        group = f"{section}::{entry['variable']}"
+        leaf = f"{group}!!{entry['product']}"
+        leaves.append(leaf)
+        above.setdefault(group, []).append(leaf)
+        for region, found in of.items():
+            for column, k in enumerate(entry["runs"]):
+                results[region][runs[k]][leaf] = {
+                    _title(name): found["v"][name][column] for name in names if name in found["v"]
+                }
+    for group in list(above):
+        above.setdefault(group.split("::")[0], []).append(group)
+    for of_region in results.values():
+        for of_run in of_region.values():
+            for upper, lower in above.items():
+                parts = [of_run[name] for name in lower if name in of_run]
+                if parts:
+                    shared = [name for name in parts[0] if all(name in part for part in parts)]
+                    of_run[upper] = {name: _mean([part[name] for part in parts]) for name in shared}
+    metrics = {
+        name: {"Name": name, "Abstract": "composite score" if name in above else "benchmark score"}
+        for name in [*above, *leaves]
+    }
+    about = {"URI": ["https://doi.org/10.1029/2018MS001354"], "Contact": "unknown"}
+    return {
+        "SCHEMA": {"name": "CMEC", "version": "v1", "package": "callmip-global"},
+        "DIMENSIONS": {
+            "json_structure": ["region", "model", "metric", "statistic"],
+            "dimensions": {
+                "region": {
+                    r["name"]: {
+                        "LongName": r["title"],
+                        "Description": r["title"],
+                        "Generator": "N/A",
+                    }
+                    for r in summary["regions"]
+                },
+                "model": {run: {"Description": run, "Source": run} for run in runs},
+                "metric": {name: {**of, **about} for name, of in metrics.items()},
+                "statistic": {
+                    "indices": [_title(name) for name in names],
+                    "short_names": [_title(name) for name in names],
+                },
+            },
+        },
+        "RESULTS": results,
+    }
+
+
+_SECTIONS = {"mon": "Monthly", "yr": "Annual", "fx": "Static"}
+
+
+def _title(score: str) -> str:
+    """``rmse_score`` as ILAMB has it: RMSE Score."""
+    return " ".join("RMSE" if word == "rmse" else word.title() for word in score.split("_"))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

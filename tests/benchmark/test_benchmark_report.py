@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 import re
+import shutil
+import subprocess
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from benchmark_cases import benchmark, cycles, write_product, write_run
+from benchmark_study import write_study
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callmip_global.benchmark import report as report_module
 from callmip_global.benchmark import write_report
 from callmip_global.benchmark.pictures import (
     RAMPS,
@@ -45,8 +52,178 @@ def report(tmp_path_factory):
     benchmark(runs, products, folder / "out")
     path = write_report(folder / "out", out=folder / "out" / "report.html")
     text = path.read_text(encoding="utf-8")
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    return text, json.loads(data.group(1)), folder / "out"
+    return text, script(text, "data"), folder / "out"
+
+
+def script(text: str, name: str) -> Any:
+    """The JSON inside a page."""
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text, re.S)
+    assert found is not None, name
+    return json.loads(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Folder of a benchmark and its report: 20 models, 14 variables, two products of each."""
+    folder = write_study(
+        tmp_path_factory.mktemp("study"),
+        schemes=("collier2018", "ilamb3"),
+        regions=("global", "tropics", "nh_boreal"),
+    )
+    write_report(folder, out=folder / "report.html")
+    return folder
+
+
+def browsed(page: Path, tmp_path: Path, steps: str) -> Any:
+    """What the JavaScript function body ``steps`` returns in a browser that opened the page.
+
+    No message on the browser's console, and nothing loaded but files. Skipped without a browser.
+    """
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    probe = """<script>addEventListener("load", () => {
+      const seconds = performance.now() / 1000;
+      const press = (key) => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+      const set = (id, value) => { $(id).value = value;
+        $(id).dispatchEvent(new Event("change", {bubbles: true})); };
+      const found = (() => { STEPS })();
+      const loaded = performance.getEntriesByType("resource").map((e) => e.name);
+      document.title = JSON.stringify({found, loaded, seconds});
+    });</script></body>"""
+    text = page.read_text(encoding="utf-8").replace("</body>", probe.replace("STEPS", steps))
+    driven = page.with_name("driven.html")
+    driven.write_text(text, encoding="utf-8")
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    command = [program, *options.split(), "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    run = subprocess.run(
+        [*command, "--dump-dom", driven.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert [line for line in run.stderr.splitlines() if ":CONSOLE" in line] == []
+    title = re.search(r"<title>(.*?)</title>", run.stdout)
+    assert title is not None, run.stderr[-2000:]
+    result = json.loads(html.unescape(title.group(1)))
+    assert all(name.startswith(("file:", "data:")) for name in result["loaded"])
+    return result
+
+
+def test_twenty_models_and_fourteen_variables_are_there_in_two_seconds(study, tmp_path):
+    steps = """return {rows: $("portrait").tBodies[0].rows.length,
+      cells: $("portrait").querySelectorAll(".cell").length,
+      holes: $("portrait").querySelectorAll("polygon[stroke-dasharray]").length,
+      unlike: [...$("portrait").querySelectorAll(".cell")].filter(
+        (e) => e.innerHTML.includes("#unlike")).map((e) => +e.dataset.go),
+      unsure: $("portrait").querySelectorAll('[fill="url(#unsure)"]').length,
+      bars: $("bars").querySelectorAll("tbody tr").length};"""
+    result = browsed(study / "report.html", tmp_path, steps)
+    found = result["found"]
+    assert (found["rows"], found["cells"], found["bars"]) == (28, 560, 28)
+    # Four models have no posterior; six miss both products of one variable, one of them both.
+    assert found["holes"] == 4 * 28 + 2 * (2 * 6 - 1)
+    assert set(found["unlike"]) == {0}
+    assert found["unsure"] > 0
+    assert result["seconds"] < 2
+
+
+def test_the_table_is_sorted_and_switched(study, tmp_path):
+    steps = """
+      const order = () => [...$("portrait").tBodies[0].rows].map((r) => r.cells[0].innerText);
+      const shown = () => [...$("portrait").tBodies[0].rows].map(
+        (r) => parseFloat(r.querySelector(".wide").innerText.replace("\u2212", "-")
+          .replace(/[^-+.0-9].*?(?=[-+0-9])/, "")));
+      const was = order(), sort = (k) => $("portrait").querySelector(`[data-sort="${k}"]`);
+      sort(1).click();
+      const falling = shown(), aria = sort(1).closest("th").getAttribute("aria-sort");
+      sort(1).click();
+      const rising = shown();
+      const before = $("sentence").textContent;
+      set("scheme", "ilamb3");
+      const scheme = $("sentence").textContent;
+      set("region", "nh_boreal");
+      const region = $("sentence").textContent;
+      set("sort", "file");
+      document.querySelector('[name="view"][value="change"]').click();
+      return {falling, aria, rising, before, scheme, region, back: order().join() === was.join(),
+        polygons: $("portrait").querySelector(".cell").querySelectorAll("polygon").length};"""
+    found = browsed(study / "report.html", tmp_path, steps)["found"]
+    assert found["falling"] == sorted(found["falling"], reverse=True)
+    assert found["rising"] == found["falling"][::-1]
+    assert len(set(found["falling"])) > 10
+    assert found["aria"] == "descending"
+    assert len({found["before"], found["scheme"], found["region"]}) == 3
+    assert "high latitudes" in found["region"]
+    assert found["back"]
+    assert found["polygons"] == 1, "one colour per cell, that of the change"
+
+
+def test_the_table_is_used_with_the_keyboard_alone(study, tmp_path):
+    steps = """
+      const table = $("portrait"), there = () => document.activeElement.getAttribute("aria-label");
+      const one = table.querySelectorAll('[tabindex="0"]').length;
+      table.querySelector('[tabindex="0"]').focus();
+      for (const key of ["Home", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight"]) press(key);
+      const cell = there();
+      press("End"); const last = there();
+      press("PageDown"); const down = there();
+      press("ArrowUp"); press("ArrowLeft");
+      document.activeElement.click();
+      const now = document.activeElement;
+      return {one, cell, last, down, after: table.querySelectorAll('[tabindex="0"]').length,
+        section: now.id, drawn: now.querySelectorAll("svg").length, model: $("subject").value,
+        unlabelled: [...table.querySelectorAll(".cell")].filter((e) => !e.ariaLabel).length};"""
+    found = browsed(study / "report.html", tmp_path, steps)["found"]
+    assert (found["one"], found["after"], found["unlabelled"]) == (1, 1, 0)
+    assert found["cell"].startswith("nep, nep-upscaled, MODEL-02.v1 S3: prior 0.")
+    assert found["last"].startswith("nep, nep-upscaled, MODEL-20.v1 S3: prior 0.")
+    assert found["down"].startswith("hfss, hfss-upscaled, MODEL-20.v1")
+    assert found["section"] == "product-8"
+    assert found["model"] == "18"
+    assert found["drawn"] >= 4, "seasonal cycle, annual means, Taylor diagram, all models"
+
+
+def test_a_real_report_draws_its_products_without_a_complaint(report, tmp_path):
+    _, _, folder = report
+    steps = """dispatchEvent(new Event("beforeprint"));
+      return [...document.querySelectorAll("section[data-product] .body")].map((e) => [
+        e.querySelectorAll("img").length, e.querySelectorAll(".chart").length,
+        e.querySelectorAll("table.numbers tbody tr").length]);"""
+    found = browsed(folder / "report.html", tmp_path, steps)["found"]
+    assert len(found) == 2
+    assert all(images == 6 and charts >= 1 and rows > 4 for images, charts, rows in found)
+
+
+def test_maps_that_are_too_many_for_the_page_lie_beside_it(tmp_path, monkeypatch):
+    folder = write_study(tmp_path, models=3, variables=("gpp",), schemes=("ilamb3",), mapped=2)
+    monkeypatch.setattr(report_module, "_MAP_BYTES", 20_000)
+    text = write_report(folder, out=folder / "report.html").read_text(encoding="utf-8")
+    pictures = script(text, "data")["pictures"].values()
+    places = [p["reference"] for p in pictures]
+    places += [uri for p in pictures for run in p["runs"].values() for uri in run.values()]
+    outside = [place for place in places if not place.startswith("data:")]
+    assert outside
+    assert len(outside) < len(places)
+    assert sorted(outside) == sorted(f"pictures/{p.name}" for p in folder.glob("pictures/*"))
+    assert all((folder / place).read_bytes().startswith(b"\x89PNG") for place in outside)
+
+
+def test_scores_are_there_in_the_form_of_cmec(study):
+    """The tree that the dashboard of ILAMB opens: region, model, metric, statistic."""
+    cmec = json.loads((study / "scalar_database.json").read_text(encoding="utf-8"))
+    assert cmec["SCHEMA"] == {"name": "CMEC", "version": "v1", "package": "callmip-global"}
+    sizes = cmec["DIMENSIONS"]["dimensions"]
+    assert cmec["DIMENSIONS"]["json_structure"] == ["region", "model", "metric", "statistic"]
+    assert set(cmec["RESULTS"]) == set(sizes["region"])
+    run = cmec["RESULTS"]["global"]["MODEL-02.v1_S3_Posterior"]
+    assert set(run) == set(sizes["metric"])
+    assert set(run["Monthly::gpp!!gpp-satellite"]) == set(sizes["statistic"]["indices"])
+    parts = [run[f"Monthly::gpp!!gpp-{kind}"]["RMSE Score"] for kind in ("satellite", "upscaled")]
+    assert run["Monthly::gpp"]["RMSE Score"] == pytest.approx(sum(parts) / 2)
+    table = (study / "scores.csv").read_text(encoding="utf-8").splitlines()
+    line = "gpp,gpp-satellite,MODEL-02.v1,S3,Posterior,,global,mon,collier2018,rmse_score,"
+    value = next(row for row in table if row.startswith(line)).removeprefix(line).split(",")[0]
+    assert parts[0] == pytest.approx(float(value), rel=1e-4)
 
 
 class Links(html.parser.HTMLParser):
@@ -67,7 +244,8 @@ def test_the_report_loads_nothing_from_anywhere(report):
     links = Links()
     links.feed(text)
     assert links.loaded == []
-    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text, "what a browser would refuse to load in any case"
     for product in data["pictures"].values():
         for uri in [
             product["reference"],
@@ -79,7 +257,7 @@ def test_the_report_loads_nothing_from_anywhere(report):
 def test_a_name_with_markup_stays_text(report):
     text, data, _ = report
     assert [run["model"] for run in data["runs"]] == ["M.v1", "M.v1", "N</script>.v1"]
-    assert text.count("</script>") == 2
+    assert text.count("</script>") == 3
 
 
 def test_problems_synthetic_data_and_the_source_of_the_scheme_are_said(report):
@@ -91,10 +269,13 @@ def test_problems_synthetic_data_and_the_source_of_the_scheme_are_said(report):
 
 
 def test_the_report_holds_the_numbers_of_scores_csv(report):
-    _, data, _ = report
-    monthly = next(c for c in data["comparisons"] if c["frequency"] == "mon")
-    assert monthly["values"]["global"]["0"]["bias"] == pytest.approx(5.0)
-    assert monthly["changes"]["global"]["1"]["bias"] == pytest.approx(-4.0)
+    text, data, _ = report
+    monthly = [c["frequency"] for c in data["comparisons"]].index("mon")
+    numbers = script(text, "numbers-collier2018")[monthly]["global"]
+    assert data["comparisons"][monthly]["runs"] == [0, 1, 2]
+    assert numbers["v"]["bias"] == pytest.approx([5.0, 1.0, -2.0])
+    change = numbers["c"]["bias"][1]
+    assert (change[0] if isinstance(change, list) else change) == pytest.approx(-4.0)
     subject = data["subjects"][1]
     assert (subject["prior"], subject["posterior"]) == (2, None)
 
