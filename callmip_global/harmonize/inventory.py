@@ -27,7 +27,7 @@ Note = tuple[str, str]
 
 _NETCDF_ENDINGS = (".nc4", ".nc3", ".cdf", ".netcdf")
 _SIMULATION = re.compile(r"S\d|CO2")
-_UNREAD = {
+UNREAD = {
     "data": "matches no pattern of the manifest's files",
     "grid": "matches no pattern of the manifest's files",
     "superseded": "in a folder of old copies; matches no pattern of the manifest's files",
@@ -345,13 +345,13 @@ class _Taking:
         # An archive that no pattern fits may be the whole submission: never passed over in silence.
         read = read or (row.kind == "archive" and not _is_text(row))
         if not read or (row.kind in ("junk", "forcing") and not item.given):
-            why = _UNREAD[row.kind]
+            why = UNREAD[row.kind]
             if row.kind == "data" and item.path.is_dir():
                 why = "a Zarr store; matches no pattern of the manifest's files"
             self.note(item.origin, "not-data", f"{why}; not read")
             return False
         if row.kind not in READABLE and not item.given and not _looks_like_netcdf(item.path):
-            self.note(item.origin, "not-data", f"{_UNREAD[row.kind]}; not read")
+            self.note(item.origin, "not-data", f"{UNREAD[row.kind]}; not read")
             return False
         return self.is_of_this_run(item)
 
@@ -441,7 +441,7 @@ class _Taking:
             self.refuse(result.origin, result.problem)
             return
         if result.found is None:
-            self.note(result.origin, "not-data", f"{_UNREAD['archive']}; not read")
+            self.note(result.origin, "not-data", f"{UNREAD['archive']}; not read")
             return
         found = result.found
         try:

@@ -18,8 +18,8 @@ from callmip_global.errors import CallmipError, DataError, Problem
 from callmip_global.files import walk_files
 from callmip_global.harmonize.checks import Summary, summary_problem
 from callmip_global.harmonize.declared import Declared
-from callmip_global.harmonize.inventory import Taken, take
-from callmip_global.harmonize.naming import READABLE, classify
+from callmip_global.harmonize.inventory import UNREAD, Taken, take
+from callmip_global.harmonize.naming import READABLE, Row, classify
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
 from callmip_global.harmonize.resolve import complete
 from callmip_global.harmonize.rules import RULES, outcome_of
@@ -95,8 +95,13 @@ def remarks(entries: Iterable[Entry]) -> list[tuple[str, list[str], int, str]]:
         elif entry.outcome == "accepted" and any(RULES[r].kind == "warn" for r in entry.rules):
             found.setdefault(("kept", entry.message), []).append(entry)
     return [
-        (what, list(dict.fromkeys(e.variable for e in alike)), sum(bool(e.path) for e in alike), m)
-        for (what, m), alike in sorted(found.items())
+        (
+            what,
+            list(dict.fromkeys(entry.variable for entry in alike)),
+            sum(bool(entry.path) and "derived" not in entry.rules for entry in alike),
+            message,
+        )
+        for (what, message), alike in sorted(found.items())
     ]
 
 
@@ -365,8 +370,9 @@ def check_path(
     """Check a file, a store, or a folder of them. DataError for what is not there.
 
     ``variable_map`` None takes the protocol's names and those that the variable table knows. The
-    files of a folder are looked at together, run by run where their names or folders say of which
-    simulation and stage they are. Of a collection, the newest version of every store is checked.
+    files of a folder are looked at together, model by model and run by run where folders, or names
+    of files, say of which model, simulation and stage they are. Of a collection, the newest version
+    of every store is checked.
     """
     if not path.exists():
         raise DataError(Problem(str(path), found="nothing there"))
@@ -375,8 +381,39 @@ def check_path(
         return Checked([entry for store in stores for entry in check_store(store)], [])
     entries = [entry for store in stores for entry in check_store(store)]
     native = [path] if not stores else _beside(path, stores)
-    checked = _check_runs(native, variable_map, progress)
-    return Checked(accounted([*entries, *checked.entries], ()), checked.files)
+    models, beside = _models_in(path) if native == [path] else ([], [])
+    entries += beside
+    files: list[NativeFile] = []
+    for part in [[model] for model in models] or [native]:
+        checked = _check_runs(part, variable_map, progress)
+        files += checked.files
+        # What has no file would be that of no model.
+        of = str(part[0]) if models else ""
+        entries += [e if e.path else replace(e, path=of) for e in checked.entries]
+    return Checked(accounted(entries, ()), files)
+
+
+def _models_in(path: Path) -> tuple[list[Path], list[Entry]]:
+    """The folders in ``path`` that are a model each, and the entries of the texts beside them.
+
+    None where the folder or name of any file leaves a doubt.
+    """
+    models, beside = set(), []
+    for name, _ in walk_files(path) if path.is_dir() else ():
+        row, (top, *below) = classify(name, 1), name.split("/")
+        if not below and row.kind in ("text", "script", "junk", "table"):
+            said = f"{UNREAD[row.kind]}; not read"
+            beside.append(Entry(str(path / name), "", "accepted", ("not-data",), said))
+        elif not below or (row.kind in READABLE and not _of_model(row, top)):
+            return [], []
+        else:
+            models.add(path / top)
+    return (sorted(models), beside) if len(models) > 1 else ([], [])
+
+
+def _of_model(row: Row, folder: str) -> bool:
+    """Whether a file lies below the folder of a model with a folder of a simulation in it."""
+    return bool(row.folder_simulation) and row.folder_model == folder != row.copy
 
 
 def _check_runs(
@@ -384,7 +421,8 @@ def _check_runs(
 ) -> Checked:
     """The runs that names and folders tell of, each by itself; files that tell nothing in all."""
     if variable_map is None:
-        variable_map = VariableMap({}, well_known=True, where="the names of variables")
+        where = " ".join(["the names of variables in", *map(str, paths[:1])])
+        variable_map = VariableMap({}, well_known=True, where=where)
     declared = Declared(calendar=variable_map.calendar)
     runs = _runs_of(paths) or [("", "")]
     entries, files = list[Entry](), dict[str, NativeFile]()

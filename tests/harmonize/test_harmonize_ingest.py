@@ -200,6 +200,23 @@ def test_check_reads_stores_and_folders_of_stores(ingested: dict[str, Any]) -> N
     }
 
 
+def test_check_looks_at_the_models_of_a_folder_one_by_one(tmp_path: Path) -> None:
+    carbon = {"units": "kg m-2 s-1"}
+    for model in ("A", "B"):
+        parts = {n: (field(0, 1e-7, seed=i), carbon) for i, n in enumerate(("ra", "rh"))}
+        write_native(tmp_path / model / "S3" / f"{model}_S3_parts.nc", parts)
+    (tmp_path / "README").write_text("Two models.")
+    said = {(e.path, e.variable): e.outcome for e in check_path(tmp_path).entries}
+    assert said[str(tmp_path / "README"), ""] == "accepted"
+    for model in ("A", "B"):
+        assert said[str(tmp_path / model), "reco"] == "fixed", "derived from each model's own"
+        assert said[str(tmp_path / model / "S3" / f"{model}_S3_parts.nc"), "ra"] == "fixed"
+    # A folder of revised files is no other model: then both copies are refused, as ever.
+    (tmp_path / "B").rename(tmp_path / "revised")
+    rules = {rule for e in check_path(tmp_path).entries for rule in e.rules}
+    assert "duplicate" in rules
+
+
 def test_check_exits_with_1_when_something_would_be_refused(tmp_path: Path) -> None:
     runner, app = CliRunner(), typer.Typer()
     app.command()(check)
