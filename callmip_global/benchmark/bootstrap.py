@@ -28,7 +28,7 @@ DRAWS = 200
 LEVEL = 0.95
 MINIMUM_DRAWN_YEARS = 5  # fewer years can be drawn in too few ways
 _SEED = 20181
-_CELLS = 1024
+_CELLS = 256
 
 # What is summed over cells for each draw: area, area with a sigma, then area times each of these.
 _CELL_TERMS = ("bias", "absolute_bias", "rmse")
@@ -61,7 +61,7 @@ def _accumulate(
 ) -> None:
     """Add a block to the sums of ``YearSums``."""
     n_steps, n_cells = reference.shape
-    cells = np.empty(_CELLS, np.int64)
+    cells = np.empty(_CELLS, np.uint32)
     departure = np.empty(_CELLS)
     for start in range(0, n_cells, _CELLS):
         for t in range(n_steps):

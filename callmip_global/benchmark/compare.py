@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -24,13 +25,14 @@ from callmip_global.grid import Grid
 from callmip_global.store import PER_LAND
 from callmip_global.variables import variable_table
 
+T = TypeVar("T")
 Array = NDArray[np.float64]
 Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
 
 MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
 _BLOCK_STEPS = 60  # what a store holds in one chunk
-_BLOCK_BYTES = 384 * 1024**2  # of all series of a comparison together
+_BLOCK_BYTES = 192 * 1024**2  # of all series of a comparison together; two blocks are held
 # Of one series: what is larger is fetched from the kernel and given back for every block, which
 # takes longer than the sums (glibc keeps up to 32 MiB).
 _ARRAY_BYTES = 32 * 1024**2
@@ -250,17 +252,21 @@ def _gather_tile(
         yearly = YearSums.empty(n_runs, n_cells, int(years.max()) + 1)
     stored = np.result_type(*(_type(s) for s in series[1:]))
     size = _block_steps(n_cells, n_runs)
-    models = np.empty((n_runs, min(size, n_steps), n_cells), stored)
-    for start in range(0, n_steps, size):
-        here = slice(start, min(start + size, n_steps))
-        block = periods[here]
+    blocks = [slice(start, min(start + size, n_steps)) for start in range(0, n_steps, size)]
+    buffers = [np.empty((n_runs, min(size, n_steps), n_cells), stored) for _ in blocks[:2]]
+
+    def read(number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        block = periods[blocks[number]]
         if static is not None:
             r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
         else:
             r = on_grid(series[0], block, grid, product.variable, regridder, box)
-        m = models[:, : len(block)]
+        m = buffers[number % 2][:, : len(block)]
         for k, run in enumerate(series[1:]):
             m[k] = on_grid(run, block, grid, product.variable, regridder, box)
+        return r, m
+
+    for here, (r, m) in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
         added = sums.add(
             r,
             m,
@@ -307,6 +313,17 @@ def _gather_tile(
             there = np.isfinite(cycle)
             found.cycle_areas[i] += areas @ there.T
             found.cycle_sums[i] += areas @ np.where(there, cycle, 0.0).T
+
+
+def _one_ahead(read: Callable[[int], T], count: int) -> Iterator[T]:
+    """What ``read`` gives for 0, 1, 2 ...: the next while the caller works on the last."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, 0)
+        for number in range(count):
+            result = coming.result()
+            if number + 1 < count:
+                coming = pool.submit(read, number + 1)
+            yield result
 
 
 def _add_run(

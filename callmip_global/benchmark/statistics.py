@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 # Cells whose sums stay in the processor's cache while all steps of a block are added.
-_CELLS = 1024
+_CELLS = 256
 
 
 @compiled
@@ -56,52 +56,75 @@ def _accumulate(
     n_models = models.shape[0]
     outside = 0
     valid = np.empty(_CELLS, np.bool_)
+    cells = np.empty(_CELLS, np.uint32)  # unsigned: no index counts from the end
     departure = np.empty(_CELLS)
     for start in range(0, n_cells, _CELLS):
-        n = min(_CELLS, n_cells - start)
+        size = min(_CELLS, n_cells - start)
         for t in range(n_steps):
             length, slot = days[t], slots[t]
-            here = reference[t, start : start + n]
-            for i in range(n):
+            here = reference[t, start : start + size]
+            there = 0
+            for i in range(size):
                 valid[i] = np.isfinite(here[i])
-                seen[0] += valid[i]
-                outside += np.isfinite(here[i]) and (here[i] < low or here[i] > high)
+                there += valid[i]
+                outside += valid[i] & ((here[i] < low) | (here[i] > high))
+            seen[0] += there
             for k in range(n_models):
-                model = models[k, t, start : start + n]
-                for i in range(n):
-                    there = np.isfinite(model[i])
-                    seen[k + 1] += there
-                    valid[i] &= there
+                model = models[k, t, start : start + size]
+                there = 0
+                for i in range(size):
+                    known = np.isfinite(model[i])
+                    there += known
+                    valid[i] &= known
+                seen[k + 1] += there
+            n = 0
+            for i in range(size):
+                cells[n] = start + i
+                n += valid[i]
+            # Neighbours mostly lie in the same part: its sums are added to once for all of them.
+            own, own_area, own_sum = np.int64(-1), 0.0, 0.0
             for i in range(n):
-                if valid[i]:
-                    c = start + i
-                    value = np.float64(here[i])
+                c = cells[i]
+                value = np.float64(reference[t, c])
+                if not begun[c]:
+                    guess_reference[c] = value
+                r = value - guess_reference[c]
+                departure[i] = length * r
+                count[slot, c] += 1
+                weight[slot, c] += length
+                sum_reference[slot, c] += departure[i]
+                square_reference[c] += departure[i] * r
+                if part[c] != own:
+                    if own >= 0:
+                        part_areas[own, t] += own_area
+                        part_sums[0, own, t] += own_sum
+                    own, own_area, own_sum = part[c], 0.0, 0.0
+                own_area += area[c]
+                own_sum += area[c] * value
+            if own >= 0:
+                part_areas[own, t] += own_area
+                part_sums[0, own, t] += own_sum
+            for k in range(n_models):
+                own, own_sum = np.int64(-1), 0.0
+                for i in range(n):
+                    c = cells[i]
+                    value = np.float64(models[k, t, c])
                     if not begun[c]:
-                        guess_reference[c] = value
-                    r = value - guess_reference[c]
-                    departure[i] = length * r
-                    count[slot, c] += 1
-                    weight[slot, c] += length
-                    sum_reference[slot, c] += departure[i]
-                    square_reference[c] += departure[i] * r
-                    part_areas[part[c], t] += area[c]
-                    part_sums[0, part[c], t] += area[c] * value
-            for k in range(n_models):
-                model = models[k, t, start : start + n]
-                for i in range(n):
-                    if valid[i]:
-                        c = start + i
-                        value = np.float64(model[i])
-                        if not begun[c]:
-                            guess_model[k, c] = value
-                        m = value - guess_model[k, c]
-                        weighted = length * m
-                        sum_model[k, slot, c] += weighted
-                        square_model[k, c] += weighted * m
-                        product[k, c] += departure[i] * m
-                        part_sums[k + 1, part[c], t] += area[c] * value
+                        guess_model[k, c] = value
+                    m = value - guess_model[k, c]
+                    weighted = length * m
+                    sum_model[k, slot, c] += weighted
+                    square_model[k, c] += weighted * m
+                    product[k, c] += departure[i] * m
+                    if part[c] != own:
+                        if own >= 0:
+                            part_sums[k + 1, own, t] += own_sum
+                        own, own_sum = part[c], 0.0
+                    own_sum += area[c] * value
+                if own >= 0:
+                    part_sums[k + 1, own, t] += own_sum
             for i in range(n):
-                begun[start + i] |= valid[i]
+                begun[cells[i]] = True
     return outside
 
 
