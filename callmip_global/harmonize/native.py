@@ -385,9 +385,9 @@ def build_timeline(
             Problem(fixed[0].origin, name, found, "values along time", remedy, "time-missing")
         )
     if not holders:
-        found = f"no file that can be used with the native variable {name!r} and a time axis"
+        found = "no file that can be used with this native variable and a time axis"
         remedy = "Hand it in; if its file was refused, mend that."
-        raise DataError(Problem(where, found=found, remedy=remedy, rule="no-file"))
+        raise DataError(Problem(where, name, found, remedy=remedy, rule="no-file"))
     monthly, annual = _by_frequency([Piece(f, f.axis.periods, 0) for f in holders if f.axis])
     if monthly:
         return _timeline(name, monthly, years, "mon", where)

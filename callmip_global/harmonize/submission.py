@@ -6,6 +6,7 @@ uses. A broken file never stops the rest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from callmip_global.variables import variable_table
 Outcome = Literal["accepted", "fixed", "refused"]
 
 _BLOCK = 60
+_LINE = re.compile(r"^([^:]+):\d+: ")
 
 
 @dataclass(frozen=True, order=True)
@@ -65,12 +67,14 @@ def entries_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 def refusals(entries: Iterable[Entry]) -> dict[str, list[str]]:
     """Why anything was refused, each reason once, and the names of the variables it holds for.
 
-    Where only the file and the variable differ, the first file is named, and how many more.
+    Where only the file and the variable differ, the first file is named, and how many more; where
+    only the line of the manifest does, the manifest.
     """
     found: dict[str, list[Entry]] = {}
     for entry in sorted(e for e in entries if e.outcome == "refused"):
         bare = entry.message.replace(f"{entry.path}: ", "") if entry.path else entry.message
-        found.setdefault(bare.replace(f"{entry.variable}: ", ""), []).append(entry)
+        bare = _LINE.sub(r"\1: ", bare.replace(f"{entry.variable}: ", ""))
+        found.setdefault(bare, []).append(entry)
     said = {}
     for bare, alike in found.items():
         paths = [path for path in dict.fromkeys(entry.path for entry in alike) if path]

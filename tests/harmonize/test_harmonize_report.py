@@ -132,7 +132,12 @@ def test_a_reason_that_holds_for_many_files_is_said_once_with_the_first() -> Non
         for n in ("ts", "gpp", "lai")
     ]
     entries.append(Entry("nep.nc", "nep", "refused", ("range",), "nep.nc: nep: found 1 to 2"))
+    entries += [
+        Entry("", n, "refused", ("no-file",), f"m.yaml:{i}: {n}: found no file")
+        for i, n in enumerate(("ra", "rh"))
+    ]
     assert refusals(entries) == {
+        "m.yaml: found no file": ["ra", "rh"],
         "gpp.nc and 2 more files: found no calendar": ["gpp", "lai", "ts"],
         "nep.nc: nep: found 1 to 2": ["nep"],
     }
