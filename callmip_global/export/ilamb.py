@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +46,14 @@ from callmip_global.export.ilamb_setup import (
     tool_name,
     tool_sign,
 )
-from callmip_global.files import checked_target, read_json, text_hash, write_atomic, write_json
+from callmip_global.files import (
+    checked_target,
+    inside,
+    read_json,
+    text_hash,
+    write_atomic,
+    write_json,
+)
 from callmip_global.grid import Grid, SourceGrid, grid_of
 from callmip_global.store import (
     PER_LAND,
@@ -143,6 +150,8 @@ def export_ilamb(
     """
     runs = _runs(stores, years)
     ledger = _Ledger.of(out)
+    ledger.expect(name for run in runs for name in _names(run))
+    ledger.expect(_reference_path(reference) for reference in references)
     total = sum(len(run.fields) for run in runs) + len(references) + 1
     done = 0
 
@@ -236,6 +245,11 @@ class _Ledger:
         ledger._save()
         return ledger
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Note files before they are written: one that a kill leaves behind is known as ours."""
+        self.before = {**dict.fromkeys(names, ""), **self.before}
+        self._save()
+
     def has(self, name: str, key: str) -> bool:
         """Whether a file is there, made from the same; it then counts as written."""
         if self.before.get(name) == key and (self.out / name).is_file():
@@ -251,10 +265,16 @@ class _Ledger:
     def close(self) -> None:
         """Remove what belongs to the export no more."""
         for name in sorted(set(self.before) - set(self.kept)):
-            target = checked_target(self.out, name)
+            target = self.out / name
+            if not inside(self.out, target):
+                continue
             target.unlink(missing_ok=True)
-            if target.parent != self.out and not any(target.parent.iterdir()):
-                target.parent.rmdir()
+            folder = target.parent
+            if folder != self.out and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        for part in ("MODELS", "DATA"):
+            for path in (self.out / part).rglob(".*.nc.*.tmp"):
+                path.unlink()
         self.before = {}
         self._save()
 
@@ -419,6 +439,12 @@ def _write_run(run: _Run, out: Path, ledger: _Ledger, tell: Callable[[str], None
     return rows
 
 
+def _names(run: _Run) -> Iterator[str]:
+    """The files of a model directory."""
+    for name in ("areacella", "sftlf", *(tool_name(f.variable) for f in run.fields.values())):
+        yield f"MODELS/{run.directory}/{name}.nc"
+
+
 def _about_run(run: _Run, found: _Field) -> dict[str, str]:
     name = run.name
     title = f"CalLMIP {name.model}.{name.version} {name.simulation} {name.stage}"
@@ -504,8 +530,7 @@ def _write_reference(
         )
     if not with_it:
         raise _LeftOutError(f"{reference.name}: left out, no run has {variable.name}.")
-    name = _plain(reference.name).replace("_", "-")
-    path = f"DATA/{tool_name(variable)}/{name}.nc"
+    path = _reference_path(reference)
     if any(told.path == path for told in others):
         wanted = "names that differ in letters and digits"
         raise DataError(Problem(f"product {reference.name}", found="a second file", wanted=wanted))
@@ -552,7 +577,12 @@ def _write_reference(
             ledger.keep(path, key)
     finally:
         series.close()
-    return Told(name, variable, path)
+    return Told(Path(path).stem, variable, path)
+
+
+def _reference_path(reference: Reference) -> str:
+    name = _plain(reference.name).replace("_", "-")
+    return f"DATA/{tool_name(variable_table()[reference.variable])}/{name}.nc"
 
 
 def _target(grid: Grid, runs: Sequence[_Run]) -> Grid | None:

@@ -432,9 +432,11 @@ def test_a_variable_is_written_monthly_where_it_is_and_annual_where_it_is_not(
 # --- references -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return make_store(tmp_path, {"gpp": cycles(1, 1e-8), "mrso": cycles(2, 100.0)})
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(
+        tmp_path_factory.mktemp("store"), {"gpp": cycles(1, 1e-8), "mrso": cycles(2, 100.0)}
+    )
 
 
 def read(path: Path, name: str) -> np.ndarray:
@@ -622,7 +624,32 @@ def test_an_export_that_stopped_half_way_goes_on(
     export_ilamb([store], out=out, tool="ilamb")
     assert (out / "MODELS/M1_Prior/gpp.nc").stat().st_mtime_ns == stamp
     assert (out / "MODELS/M1_Prior/mrso.nc").exists()
+
+
+def test_what_a_kill_left_behind_is_removed_by_the_next_export(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from callmip_global.export import ilamb
+
+    out = tmp_path / "x"
+    other = make_store(tmp_path, {"gpp": cycles(9, 1e-8)}, model="M2")
+    real = ilamb._Ledger.keep
+
+    def killed(self: Any, name: str, key: str) -> None:
+        if name.endswith("gpp.nc"):
+            raise KeyboardInterrupt
+        real(self, name, key)
+
+    monkeypatch.setattr(ilamb._Ledger, "keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_ilamb([store], out=out, tool="ilamb")
+    (out / "MODELS/M1_Prior/.mrso.nc.0123456789abcdef.tmp").write_text("half")
+    assert (out / "MODELS/M1_Prior/gpp.nc").exists()
+    monkeypatch.undo()
+    export_ilamb([store, other], out=out, tool="ilamb")
     assert not list(out.rglob("*.tmp"))
+    export_ilamb([other], out=out, tool="ilamb")
+    assert [m.name for m in models(out)] == ["M2_Prior"]
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(store: Path, tmp_path: Path) -> None:
