@@ -65,6 +65,7 @@ def harmonize(
     from callmip_global.workflow.ingest import ingest
 
     loaded = load_manifest(manifest)
+    _prepare(report)
     with (
         _watched() as (console, progress),
         spread(
@@ -109,6 +110,7 @@ def check(
     from callmip_global.harmonize.submission import accounted, check_path
 
     require_paths(paths)
+    _prepare(report)
     if manifest is not None:
         from callmip_global.config.manifest import load_manifest
         from callmip_global.workflow.ingest import check_manifest
@@ -157,17 +159,24 @@ def _watched() -> Iterator[tuple[Console, Progress]]:
     yield console, log
 
 
+def _prepare(report: Path | None) -> None:
+    """Refuse a report that could not be written before hours of work, not after."""
+    from callmip_global.errors import Problem, UsageError
+
+    if report is None:
+        return
+    if report.suffix == ".html" or report.is_dir():
+        raise UsageError(Problem("--report", found=str(report), wanted="a file ending in .json"))
+    report.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
     """Print what was refused or fixed, write the report, and leave with the exit code."""
-    from callmip_global.errors import Problem, UsageError
     from callmip_global.files import write_json
     from callmip_global.harmonize.report import write_report
     from callmip_global.harmonize.submission import entries_json, refusals, remarks
 
-    if report is not None and report.suffix == ".html":
-        raise UsageError(Problem("--report", found=str(report), wanted="a name ending in .json"))
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
         rows = entries_json(entries)
         write_json(report, rows)
         write_report(rows, out=report.with_suffix(".html"))

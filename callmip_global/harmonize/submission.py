@@ -73,7 +73,8 @@ def refusals(entries: Iterable[Entry]) -> dict[str, list[str]]:
     found: dict[str, list[Entry]] = {}
     for entry in sorted(e for e in entries if e.outcome == "refused"):
         bare = entry.message.replace(f"{entry.path}: ", "") if entry.path else entry.message
-        bare = _LINE.sub(r"\1: ", bare.replace(f"{entry.variable}: ", ""))
+        bare = re.sub(rf"(^|; |: ){re.escape(entry.variable)}: ", r"\1", bare)
+        bare = _LINE.sub(r"\1: ", bare)
         found.setdefault(bare, []).append(entry)
     said = {}
     for bare, alike in found.items():
@@ -82,7 +83,7 @@ def refusals(entries: Iterable[Entry]) -> dict[str, list[str]]:
         if len({entry.message for entry in alike}) == 1:
             text = alike[0].message
         elif len(paths) > 1:
-            text = f"{paths[0]} and {len(paths) - 1} more files: {bare}"
+            text = f"{paths[0]} and {len(paths) - 1} more: {bare}"
         said[text] = [name for name in dict.fromkeys(entry.variable for entry in alike) if name]
     return said
 

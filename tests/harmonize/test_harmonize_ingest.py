@@ -241,6 +241,21 @@ def test_check_tells_how_far_it_is_in_a_log_too(
     assert "% checking the values of gpp" in said
 
 
+def test_a_report_that_cannot_be_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work begun")
+
+    monkeypatch.setattr("callmip_global.harmonize.submission.check_path", never)
+    app = typer.Typer()
+    app.command()(check)
+    for name in ("r.html", "."):
+        result = CliRunner().invoke(app, [str(tmp_path), "--report", str(tmp_path / name)])
+        assert isinstance(result.exception, UsageError)
+        assert "a file ending in .json" in str(result.exception)
+
+
 @pytest.mark.parametrize("command", ["check", "harmonize"])
 def test_ctrl_c_ends_with_130_and_one_word(
     tmp_path: Path,

@@ -131,6 +131,10 @@ def test_a_reason_that_holds_for_many_files_is_said_once_with_the_first() -> Non
         Entry(f"{n}.nc", n, "refused", ("time",), f"{n}.nc: {n}: found no calendar")
         for n in ("ts", "gpp", "lai")
     ]
+    entries += [
+        Entry(f"{n}.nc", n, "refused", ("units",), f"{n}.nc: time.units: found ''")
+        for n in ("ts", "ra")
+    ]
     entries.append(Entry("nep.nc", "nep", "refused", ("range",), "nep.nc: nep: found 1 to 2"))
     entries += [
         Entry("", n, "refused", ("no-file",), f"m.yaml:{i}: {n}: found no file")
@@ -138,7 +142,8 @@ def test_a_reason_that_holds_for_many_files_is_said_once_with_the_first() -> Non
     ]
     assert refusals(entries) == {
         "m.yaml: found no file": ["ra", "rh"],
-        "gpp.nc and 2 more files: found no calendar": ["gpp", "lai", "ts"],
+        "gpp.nc and 2 more: found no calendar": ["gpp", "lai", "ts"],
+        "ra.nc and 1 more: time.units: found ''": ["ra", "ts"],
         "nep.nc: nep: found 1 to 2": ["nep"],
     }
 
