@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import cftime
 import numpy as np
@@ -25,10 +26,13 @@ from callmip_global.benchmark.series import (
     file_opener,
     product_series,
 )
-from callmip_global.errors import CallmipError, DataError, Problem
+from callmip_global.errors import DataError, Problem
 from callmip_global.timeaxis import canonical_calendar, time_name
-from callmip_global.units import CAUSES
+from callmip_global.units import CAUSES, same_units
 from callmip_global.variables import Variable, variable_table, windows
+
+if TYPE_CHECKING:
+    from callmip_global.benchmark.compare import Comparison
 
 Array = NDArray[np.float64]
 
@@ -69,6 +73,8 @@ _SEASONAL = frozenset(
     ("nep", "gpp", "reco", "hfls", "hfss", "hfg", "evspsbl", "tran", "ts", "lai", "npp")
 )
 _LAND_M2 = 1.3e14
+_HALF_LAND_M2 = 0.6e14
+_MOST_OF_EARTH_M2 = 4.5e14
 _YEAR_S = 365.25 * 86400.0
 _PER_M2 = {
     "PgC yr-1": 1e12 / _YEAR_S / _LAND_M2,
@@ -96,34 +102,40 @@ def check_products(
         yield product, check_product(product)
 
 
-def check_product(product: Product, *, years: int | None = None) -> list[Finding]:
+def check_product(product: Product, *, quick: bool = False) -> list[Finding]:
     """What is wrong with the files of a product; nothing is raised.
 
-    ``years``: only so many of them are read, evenly spread (headers and times of all files are);
-    None: all values.
+    ``quick``: of the values only January and July of the year in the middle are read; headers and
+    times of all files are.
     """
     files = product.files()
     if not files:
         return [Finding(product.missing(), True)]
     found: list[Finding] = []
+    units: list[tuple[Path, str]] = []
+    alone: list[Problem] = []
     for path in files:
         at = f"product {product.name} ({path.name})"
         try:
             with file_opener(path)() as ds:
                 found += _of_times(ds, at)
-            product_series(replace(product, paths=(str(path),)))
-        except CallmipError as error:
+                units += [(path, text) for text in _units(ds, product)]
+            if len(files) > 1:
+                alone += _alone(product, path)
+        except DataError as error:
             found += [Finding(_named(problem), True) for problem in error.problems]
         except (OSError, ValueError) as error:
             text = " ".join(str(error).split())[:120]
             said = f"a file that cannot be read ({text})"
             remedy = "Cut short on the way? Get it again."
             found.append(_fault("unreadable", at, "", said, "NetCDF", remedy))
+    found += [Finding(_named(problem), True) for problem in alone]
+    found += _of_units(units, product)
     if any(finding.refuse for finding in found):
         return found
     try:
         series = product_series(product)
-    except CallmipError as error:
+    except DataError as error:
         return [*found, *(Finding(_named(problem), True) for problem in error.problems)]
     names = [path.name for path in files]
     found += _of_period(series, product, names)
@@ -135,7 +147,7 @@ def check_product(product: Product, *, years: int | None = None) -> list[Finding
         names,
         anomaly=product.anomaly,
         lacks_months=product.lacks_months,
-        years=years,
+        quick=quick,
     )
 
 
@@ -146,7 +158,7 @@ def check_series(
     *,
     anomaly: bool = False,
     lacks_months: bool = False,
-    years: int | None = None,
+    quick: bool = False,
 ) -> list[Finding]:
     """What is wrong with the months and values of a product or run, in the table's units.
 
@@ -158,7 +170,7 @@ def check_series(
         found += _lacking(series, files)
     seen = _Seen.empty(series)
     try:
-        for part, block in _blocks(series, years):
+        for part, block in _blocks(series, quick):
             try:
                 seen.add(series.read(block), block, series, variable_table()[variable])
             except DataError as error:
@@ -168,7 +180,60 @@ def check_series(
                 return [*found, *(Finding(_named(problem), True) for problem in problems)]
     finally:
         series.close()
+    if quick and not any(seen.counts.values()):
+        return found  # the comparison sees whether there is none at all
     return found + list(_of_values(seen, series, variable, files, anomaly, lacks_months))
+
+
+def check_runs(comparison: Comparison) -> Iterator[Problem]:
+    """What is wrong with the size or sign of the runs, from the maps of their means; told only."""
+    variable = variable_table()[comparison.product.variable]
+    if comparison.product.anomaly:
+        return
+    area = comparison.grid.cell_area
+    north = next((c for name, c in comparison.cycles.items() if name == "nh"), [])
+    for k, run in enumerate(comparison.runs):
+        seen = _Seen.of_map(comparison.maps[k]["mean"], area, variable)
+        if north:
+            cycle = north[k + 1]
+            seen.seasons = {
+                "summer": [sum(cycle[5:8]), 3.0],
+                "winter": [cycle[11] + cycle[0] + cycle[1], 3.0],
+            }
+        wrong = (_of_size(seen, variable) or _of_season(seen, variable)) if seen.counts else None
+        if wrong is not None:
+            rule, said, wanted, remedy, _ = wrong
+            yield _fault(rule, run.label, variable.name, said, wanted, remedy).problem
+
+
+def _units(ds: xr.Dataset, product: Product) -> list[str]:
+    """The unit of the product's variable, if the file has both."""
+    names = [name for name in (product.source, product.variable) if name in ds.data_vars]
+    text = str(ds[names[0]].attrs.get("units", "")).strip() if names else ""
+    return [text] if text else []
+
+
+def _of_units(units: Sequence[tuple[Path, str]], product: Product) -> Iterator[Finding]:
+    """All files are converted by the unit of the first: another one in another file is a fault."""
+    for path, text in units[1:]:
+        first, wanted = units[0]
+        if not same_units(text, wanted):
+            yield _fault(
+                "units",
+                f"product {product.name} ({path.name})",
+                product.source or product.variable,
+                f"units {text!r}",
+                f"{wanted!r} as in {first.name}",
+                "Make two products of them, with `window:`.",
+            )
+
+
+def _alone(product: Product, path: Path) -> tuple[Problem, ...]:
+    try:
+        product_series(replace(product, paths=(str(path),)))
+    except DataError as error:
+        return error.problems
+    return ()
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -312,7 +377,6 @@ class _Seen:
     outside: int = 0
     low: float = math.inf
     high: float = -math.inf
-    lowest: tuple[Period, float] | None = None
     sample: list[NDArray[Any]] = field(default_factory=list)
     valid: NDArray[np.bool_] | None = None
     other: NDArray[np.bool_] | None = None
@@ -323,30 +387,43 @@ class _Seen:
         lat = series.grid.lat
         return cls(series.grid.cell_area, (lat >= _NORTH[0]) & (lat <= _NORTH[1]))
 
+    @classmethod
+    def of_map(cls, values: NDArray[Any], area: Array, var: Variable) -> _Seen:
+        """From the map of a mean, as if it were one step."""
+        seen = cls(area, np.zeros(area.shape[0], bool))
+        if np.isfinite(values).any():
+            seen._add_map((0, 1), values, np.isfinite(values), var)
+        return seen
+
     def add(
         self, values: NDArray[Any], block: Sequence[Period], series: FileSeries, var: Variable
     ) -> None:
         if self.valid is None or self.other is None:
             self.valid = np.zeros(self.area.shape, bool)
             self.other = np.zeros(self.area.shape, bool)
-        low, high = var.valid_range
         for period, one in zip(block, values, strict=True):
             there = np.isfinite(one)
-            self.counts[period] = int(there.sum())
-            if not self.counts[period]:
-                continue
-            found = one[there].astype(np.float64)
-            area = self.area[there]
-            self.area_sum += float(area.sum())
-            self.value_sum += float(area @ found)
-            self.square_sum += float(area @ found**2)
-            self.outside += int(((found < low) | (found > high)).sum())
-            self.low = min(self.low, float(found.min()))
-            self.high = max(self.high, float(found.max()))
-            self.sample.append(found[:: max(1, found.size // 512)])
-            self.valid |= there
-            self.other |= there & (one != 0)
-            self._add_season(period, one, there, series)
+            self.counts[period] = 0
+            if there.any():
+                self._add_map(period, one, there, var)
+                self.valid |= there
+                self.other |= there & (one != 0)
+                self._add_season(period, one, there, series)
+
+    def _add_map(
+        self, period: Period, one: NDArray[Any], there: NDArray[np.bool_], var: Variable
+    ) -> None:
+        low, high = var.valid_range
+        found = one[there].astype(np.float64)
+        area = self.area[there]
+        self.counts[period] = found.size
+        self.area_sum += float(area.sum())
+        self.value_sum += float(area @ found)
+        self.square_sum += float(area @ found**2)
+        self.outside += int(((found < low) | (found > high)).sum())
+        self.low = min(self.low, float(found.min()))
+        self.high = max(self.high, float(found.max()))
+        self.sample.append(found[:: max(1, found.size // 512)])
 
     def _add_season(
         self, period: Period, one: NDArray[Any], there: NDArray[np.bool_], series: FileSeries
@@ -356,10 +433,20 @@ class _Seen:
         )
         if series.frequency != "mon" or season is None:
             return
-        here = there & self.north[:, None]
+        rows = there[self.north]
+        area = self.area[self.north][rows]
         sums = self.seasons.setdefault(season, [0.0, 0.0])
-        sums[0] += float(self.area[here] @ one[here].astype(np.float64))
-        sums[1] += float(self.area[here].sum())
+        sums[0] += float(area @ one[self.north][rows].astype(np.float64))
+        sums[1] += float(area.sum())
+
+    @property
+    def of_the_earth(self) -> bool:
+        """Whether the map is one of the whole Earth, but perhaps Antarctica, with half of its land.
+
+        The area with values is a mean over the steps that have any.
+        """
+        covered = self.area_sum / sum(count > 0 for count in self.counts.values())
+        return covered > _HALF_LAND_M2 and float(self.area.sum()) > _MOST_OF_EARTH_M2
 
     @property
     def mean(self) -> float:
@@ -374,18 +461,17 @@ class _Seen:
         return total / area if area else math.nan
 
 
-def _blocks(series: FileSeries, years: int | None) -> Iterator[tuple[int, list[Period]]]:
+def _blocks(series: FileSeries, quick: bool) -> Iterator[tuple[int, list[Period]]]:
     """(part, periods of it that are read together): a few maps at a time."""
-    chosen = {year for year, _ in series.periods}
-    if years is not None and len(chosen) > years:
-        listed = sorted(chosen)
-        picks = np.linspace(0, len(listed) - 1, years).round().astype(int)
-        chosen = {listed[i] for i in picks}
+    chosen = set(series.periods)
+    if quick:
+        year = series.periods[len(series.periods) // 2][0]
+        chosen = {p for p in chosen if p[0] == year and p[1] in (1, 7)} or chosen
     at_once = max(1, _BLOCK_BYTES // (8 * math.prod(series.grid.shape)))
     block: list[Period] = []
     part = -1
     for period in series.periods:
-        if period[0] not in chosen:
+        if period not in chosen:
             continue
         here = series.places[period][0]
         if block and (here != part or len(block) == at_once):
@@ -428,7 +514,7 @@ def _of_values(
     var = variable_table()[variable]
     wrong = _of_size(seen, var)
     if wrong is None:
-        wrong = _of_season(seen, series, var)
+        wrong = _of_season(seen, var)
     if wrong is not None:
         rule, found, wanted, remedy, refuse = wrong
         yield _fault(rule, at, name, found, wanted, remedy, refuse=refuse)
@@ -439,7 +525,10 @@ _Said = tuple[str, str, str, str, bool] | None
 
 
 def _of_size(seen: _Seen, var: Variable) -> _Said:
-    """Scale, sign and range: from the share of values outside the range, and from the mean."""
+    """Scale, sign and range: from the share of values outside the range, and from the mean.
+
+    The mean needs a map of the Earth: that of a desert or of the Arctic tells nothing.
+    """
     low, high = var.valid_range
     sample = np.concatenate(seen.sample)
     sample = sample[:: max(1, sample.size // _SAMPLE)]
@@ -458,6 +547,8 @@ def _of_size(seen: _Seen, var: Variable) -> _Said:
         known = _causes(seen, var, lambda f: fits(sample * f) and _tells(sample * f, high))
         remedy = _remedy(known) or "Check unit, factor, sign, fill value and variable."
         return _rule(known), said, wanted, remedy, True
+    if not seen.of_the_earth:
+        return None
     window = _mean_window(var)
     if window is not None:
         least, most = window[0] / _SLACK, window[1] * _SLACK
@@ -517,8 +608,10 @@ def _mean_window(var: Variable) -> tuple[float, float] | None:
     return None if factor is None else (window.fail[0] * factor, window.fail[1] * factor)
 
 
-def _of_season(seen: _Seen, series: FileSeries, var: Variable) -> _Said:
-    """Needs northern land in June to August and in December to February."""
+def _of_season(seen: _Seen, var: Variable) -> _Said:
+    """Needs a map of the Earth with June to August and December to February."""
+    if not seen.of_the_earth:
+        return None
     summer, winter = seen.season("summer"), seen.season("winter")
     if var.name not in _SEASONAL or not math.isfinite(summer + winter) or summer >= winter:
         return None
@@ -545,7 +638,7 @@ def _of_mask(seen: _Seen, series: FileSeries, at: str) -> Iterator[Finding]:
             "mask",
             at,
             series.name,
-            f"0 in {zeros / covered:.0%} of the Earth at every step",
+            f"0 in {zeros / covered:.0%} of the Earth at every step read",
             "missing values where there is no land",
             f"Set them missing: cdo setctomiss,0, or ncatted -a _FillValue,{series.name},o,f,0",
             refuse=False,

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +28,7 @@ from callmip_global.benchmark.compare import (
 )
 from callmip_global.benchmark.inputs import Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
 from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, product_series
 from callmip_global.benchmark.tables import Score, number_text, write_scores
@@ -108,7 +109,7 @@ def run_benchmark(
         for found in own:
             rows += found.rows
             entries += found.entries
-            problems += [p for p in found.problems if p not in problems]
+            problems += [p for p in found.problems if _told(p) not in map(_told, problems)]
             notes += found.notes
         short = [p for found in own for p in found.short]
         if any(found.entries for found in own):
@@ -122,6 +123,11 @@ def run_benchmark(
     summary = _summary(runs, products, chosen, used, frequencies, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
     return summary
+
+
+def _told(problem: Problem) -> Problem:
+    """A fault of a run shows against every product, in other numbers: the first line will do."""
+    return replace(problem, found="", wanted="") if problem.rule else problem
 
 
 @dataclass(frozen=True)
@@ -151,11 +157,11 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
     """Compare one product at one frequency with all runs that have it, and write the maps."""
     product, frequency = unit
     found = _Found()
-    try:
-        reference = product_series(product)
-    except CallmipError as error:
-        found.problems += error.problems
+    faults = check_product(product, quick=True)
+    found.problems += [fault.problem for fault in faults]
+    if any(fault.refuse for fault in faults):
         return found
+    reference = product_series(product)
     with_it = [
         (run, series)
         for run in work.runs
@@ -188,6 +194,7 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
         for series in (seen, *(series for _, series in with_it)):
             series.close()
     found.problems += problems
+    found.problems += check_runs(comparison)
     found.notes += comparison.notes
     files = _write_maps(work.maps, comparison)
     for scheme in work.schemes:
@@ -465,7 +472,7 @@ def _write_map_file(
         },
     )
     encoding: dict[str, dict[str, Any]] = {
-        name: {"zlib": True, "complevel": 4, "_FillValue": np.float32(np.nan)} for name in fields
+        name: {"zlib": True, "complevel": 1, "_FillValue": np.float32(np.nan)} for name in fields
     }
     encoding |= {str(name): {"_FillValue": None} for name in ds.coords}
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")

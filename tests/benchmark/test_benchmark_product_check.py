@@ -255,12 +255,18 @@ def test_a_flux_whose_mean_is_negative_has_the_opposite_sign(tmp_path):
     assert finding.refuse
 
 
+def test_the_mean_and_the_seasons_of_a_part_of_the_earth_are_not_judged(tmp_path):
+    arctic = cycles(3)[::-1] / 40.0
+    arctic[:, :5] = np.nan
+    assert lines(write_product(tmp_path, arctic)) == []
+
+
 def test_zeros_over_the_sea_are_told_and_used(tmp_path):
     values = cycles(3) * 2.0
     values[:, :, :6] = 0.0
     (finding,) = check_product(write_product(tmp_path, values))
     assert finding.problem.rule == "mask"
-    assert "0 in 75% of the Earth at every step" in finding.problem.found
+    assert "0 in 75% of the Earth at every step read" in finding.problem.found
     assert not finding.refuse
 
 
@@ -283,13 +289,20 @@ def test_every_file_of_a_product_is_looked_at_and_named(tmp_path):
             part = ds[["obs"]].isel(time=slice(12 * (year - 2001), 12 * (year - 2000))).load()
             with_units(units)(part).to_netcdf(tmp_path / f"p{year}.nc")
     said = lines(replace(product, paths=(str(tmp_path / "p*.nc"),)))
-    assert [line.split(": ")[0] for line in said] == [
+    assert {line.split(": ")[0] for line in said} == {
         "product REF (p2002.nc)",
         "product REF (p2003.nc)",
-    ]
+    }
+    with xr.open_dataset(product.paths[0], decode_times=False) as ds:
+        part = ds[["obs"]].isel(time=slice(12, 24)).load()
+    for year in (2002, 2003):
+        (tmp_path / f"p{year}.nc").unlink()
+    with_units("MJ m-2 day-1")(part).to_netcdf(tmp_path / "p2002.nc")
+    (line,) = lines(replace(product, paths=(str(tmp_path / "p*.nc"),)))
+    assert "(p2002.nc): obs: found units 'MJ m-2 day-1', wanted 'W m-2' as in p2001.nc" in line
 
 
-def test_a_part_of_the_years_is_enough_where_that_is_asked_for(tmp_path, monkeypatch):
+def test_two_months_are_enough_where_a_quick_look_is_asked_for(tmp_path, monkeypatch):
     product = write_product(tmp_path, cycles(9), years=(2001, 2009))
     series = product_series(product)
     read = []
@@ -299,8 +312,8 @@ def test_a_part_of_the_years_is_enough_where_that_is_asked_for(tmp_path, monkeyp
         "read",
         lambda self, periods, box=None: read.extend(periods) or original(self, periods, box),
     )
-    assert check_series(series, "hfls", ["REF.nc"], years=2) == []
-    assert sorted({year for year, _ in read}) == [2001, 2009]
+    assert check_series(series, "hfls", ["REF.nc"], quick=True) == []
+    assert sorted(read) == [(2005, 1), (2005, 7)]
 
 
 def test_the_others_are_checked_when_one_is_not_there(tmp_path):
@@ -336,3 +349,36 @@ def test_annual_values_have_no_season(tmp_path):
     dataset("obs", np.full((4, *GRID.shape), 50.0), GRID, axis, "W m-2").to_netcdf(path)
     product = Product(name="A", variable="hfls", paths=(str(path),), kind="synthetic", source="obs")
     assert lines(product) == []
+
+
+def test_the_size_and_sign_of_the_runs_are_told_by_their_means(tmp_path):
+    """Both runs are compared all the same: a run is not left out for its size."""
+    truth = cycles(3)
+    runs = [write_run(tmp_path, truth * 1e3), write_run(tmp_path, truth, stage="Posterior")]
+    summary = benchmark(
+        runs, [write_product(tmp_path, truth)], tmp_path / "out", frequencies=["mon"]
+    )
+    (line,) = summary["problems"]
+    assert line.startswith("M.v1 S3 Prior: hfls: found 100% of the values outside")
+    assert line.endswith("[scale]")
+    assert number(tmp_path / "out", "bias_score", stage="Posterior") == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_run_of_the_opposite_sign_is_told_by_its_northern_seasons(tmp_path):
+    options = {"variable": "nep", "units": "kg m-2 s-1"}
+    product = write_product(tmp_path, nep(1), **options)
+    run = write_run(tmp_path, nep(-1), **options)
+    summary = benchmark([run], [product], tmp_path / "out", frequencies=["mon"])
+    (line,) = summary["problems"]
+    assert line.startswith("M.v1 S3 Prior: nep: found a mean of")
+    assert line.endswith("[sign]")
+
+
+def test_a_product_that_is_refused_leaves_the_others_alone(tmp_path):
+    truth = cycles(3)
+    good = write_product(tmp_path, truth)
+    bad = write_product(tmp_path, truth * 86400.0, name="BAD")
+    summary = benchmark([write_run(tmp_path, truth)], [bad, good], tmp_path / "out")
+    (line,) = summary["problems"]
+    assert line.startswith("product BAD (BAD.nc): obs: found 100% of the values outside")
+    assert {entry["product"] for entry in summary["comparisons"]} == {"REF"}

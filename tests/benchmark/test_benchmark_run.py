@@ -151,8 +151,8 @@ def test_posterior_members_are_paired_with_the_only_prior(tmp_path):
 
 
 def test_units_factor_and_sign_of_a_product_are_applied(tmp_path):
-    """NEE of -2 gC m-2 day-1 is nep of 2e-3 / 86400 kg m-2 s-1."""
-    nee = -2.0 + cycles(3) / 100.0
+    """NEE of -2 gC m-2 day-1 is nep of 2e-3 / 86400 kg m-2 s-1; most negative in summer."""
+    nee = -2.0 - cycles(3) / 100.0
     product = write_product(tmp_path, nee, variable="nep", units="gC m-2 day-1", sign=-1)
     nep = -nee * 1e-3 / 86400.0
     run = write_run(tmp_path, nep, variable="nep", units="kgC m-2 s-1")
@@ -365,7 +365,7 @@ def test_a_product_with_a_fill_value_that_nothing_names_is_refused(tmp_path, fil
     product = write_product(tmp_path, filled)
     summary = benchmark([write_run(tmp_path, truth)], [product], tmp_path / "out")
     (said,) = summary["problems"]
-    assert "product REF: obs: found" in said
+    assert "product REF (REF.nc): obs: found" in said
     assert "no attribute calls missing" in said
 
 
@@ -411,11 +411,14 @@ def test_a_run_without_a_value_is_left_out_and_named(tmp_path):
     assert number(tmp_path / "out", "bias_score", stage="Prior") == pytest.approx(1.0, abs=1e-7)
 
 
-def test_a_product_in_the_wrong_unit_is_suspected(tmp_path):
+def test_a_product_in_the_wrong_unit_is_refused_with_the_likely_cause(tmp_path):
     truth = cycles(3)
     product = write_product(tmp_path, 1000.0 * truth)
     summary = benchmark([write_run(tmp_path, truth)], [product], tmp_path / "out")
-    assert "100% of the values lie outside -60 to 250 W m-2" in summary["notes"][0]
+    (said,) = summary["problems"]
+    assert "found 100% of the values outside" in said
+    assert "wanted -60 to 250 W m-2. Perhaps wrong by 1000: g for kg?" in said
+    assert summary["comparisons"] == []
 
 
 def test_the_same_run_twice_is_refused(tmp_path):
