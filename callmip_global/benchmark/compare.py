@@ -37,6 +37,8 @@ _BLOCK_BYTES = 192 * 1024**2  # of all series of a comparison together; two bloc
 # takes longer than the sums (glibc keeps up to 32 MiB).
 _ARRAY_BYTES = 32 * 1024**2
 _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
+_MOST_SUM_BYTES = 1024**3  # where smaller tiles mean that runs are read again
+_HELD_BYTES = 512 * 1024**2  # of a product that is read once for all tiles
 _IMPLAUSIBLE_SHARE = 0.2
 _EDGE_DEGREES = 1e-6
 # What the sums of a spatial pattern are filed under, by whether cells weigh by their area.
@@ -222,7 +224,10 @@ def _gather(
     )
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
-    for box in _tiles(grid, series, 12 if frequency == "mon" else 1, n_years if drawn else 0):
+    boxes = _tiles(grid, series, 12 if frequency == "mon" else 1, n_years if drawn else 0)
+    if static is None:
+        series[0] = _held(reference, periods, grid, product.variable, regridder, boxes)
+    for box in boxes:
         _gather_tile(found, product, series, static, frequency, box, schemes, regridder)
     return found
 
@@ -415,17 +420,22 @@ def _parts(areas: Array, whole: Array) -> tuple[NDArray[np.int64], Array]:
 
 
 def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0) -> list[Box]:
-    """Parts of the map whose sums fit in memory; whole chunks of what is read, or all of it.
+    """Parts of the map whose sums fit in memory: whole chunks of what is read, or all of it.
 
-    What is regridded, and files that hold whole maps, would have to be read again for each tile.
+    What is regridded, and files that hold whole maps, have to be read again for each tile; that is
+    done where the sums of the whole map would take too much. The reference is first.
     """
     nlat, nlon = grid.shape
-    rows = max(s.chunk[0] for s in series)
-    columns = max(s.chunk[1] for s in series)
-    if not all(same_grid(s.grid, grid) for s in series):
-        rows, columns = nlat, nlon
     bytes_per_cell = len(series) * (8 * (3 * n_slots + 12) + 12 * n_years)
-    fitting = max(1, min(_SUM_BYTES // bytes_per_cell, _ARRAY_BYTES // (4 * _BLOCK_STEPS)))
+    chunks = [s.chunk if same_grid(s.grid, grid) else grid.shape for s in series]
+    rows, columns = (max(chunk[i] for chunk in chunks) for i in (0, 1))
+    budget = _SUM_BYTES
+    if rows * columns * bytes_per_cell > _MOST_SUM_BYTES:
+        small = [c for c in chunks if math.prod(c) * bytes_per_cell <= _MOST_SUM_BYTES]
+        rows, columns = (max((c[i] for c in small), default=1) for i in (0, 1))
+        if any(chunk not in small for chunk in chunks[1:]):
+            budget = _MOST_SUM_BYTES
+    fitting = max(1, min(budget // bytes_per_cell, _ARRAY_BYTES // (4 * _BLOCK_STEPS)))
     columns = min(nlon, max(columns, fitting // rows // columns * columns))
     rows = min(nlat, max(rows, fitting // columns // rows * rows))
     return [
@@ -433,6 +443,56 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0)
         for i in range(0, nlat, rows)
         for j in range(0, nlon, columns)
     ]
+
+
+@dataclass
+class _Held:
+    """A series on the comparison grid, read once for all tiles; (T, nlat, nlon) in memory."""
+
+    series: Series
+    grid: Grid
+    values: NDArray[Any]
+    periods: tuple[Period, ...]
+    land: Array | None = None
+    chunk: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        self.where, self.frequency = self.series.where, self.series.frequency
+        self.calendar = self.series.calendar
+        self._places = {period: i for i, period in enumerate(self.periods)}
+
+    def read(self, periods: Sequence[Period], box: Box | None = None) -> NDArray[Any]:
+        first = self._places[periods[0]]
+        return self.values[(slice(first, first + len(periods)), *(box or ()))]
+
+    def close(self) -> None:
+        self.series.close()
+
+
+def _held(
+    reference: Series,
+    periods: tuple[Period, ...],
+    grid: Grid,
+    variable: str,
+    regridder: Regridder,
+    boxes: Sequence[Box],
+) -> Series:
+    """The reference, in memory where its files would be read again for each tile and it fits."""
+    tile = [cut.stop - cut.start for cut in boxes[0]]
+    fine = same_grid(reference.grid, grid) and all(
+        chunk <= size for chunk, size in zip(reference.chunk, tile, strict=True)
+    )
+    n_cells = math.prod(grid.shape)
+    size = _type(reference).itemsize * len(periods) * n_cells
+    if len(boxes) == 1 or fine or size > _HELD_BYTES:
+        return reference
+    values = np.empty((len(periods), *grid.shape), _type(reference))
+    step = _block_steps(n_cells, 0)
+    for start in range(0, len(periods), step):
+        block = periods[start : start + step]
+        own = on_grid(reference, block, grid, variable, regridder)
+        values[start : start + len(block)] = own.reshape(len(block), *grid.shape)
+    return _Held(reference, grid, values, periods)
 
 
 def _block_steps(n_cells: int, n_runs: int) -> int:

@@ -510,8 +510,15 @@ def test_a_store_is_scored_as_it_is(tmp_path):
             assert got == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("frequency", ["mon", "yr"])
-def test_a_map_taken_in_tiles_gives_the_numbers_of_the_whole(tmp_path, monkeypatch, frequency):
+@pytest.mark.parametrize(
+    ("frequency", "held"), [("mon", True), ("mon", False), ("yr", True)], ids=str
+)
+def test_a_map_taken_in_tiles_gives_the_numbers_of_the_whole(
+    tmp_path, monkeypatch, frequency, held
+):
+    """Whether the product, whose file holds whole maps, is kept or read again for each tile."""
+    if not held:
+        monkeypatch.setattr(comparing, "_HELD_BYTES", 0)
     grid = Grid("g", np.linspace(-90, 90, 13), np.linspace(-180, 180, 19))
     truth = cycles(4, grid)
     options = {"grid": grid, "years": (2001, 2004)}
@@ -553,3 +560,20 @@ def test_tiles_are_whole_chunks_that_fit_and_cover_the_map_once():
     assert comparing._tiles(grid, maps, 12) == [(slice(0, 360), slice(0, 720))]
     coarse = [Stored(grid, (90, 90)), Stored(standard_grid("1deg"), (90, 90))]
     assert len(comparing._tiles(standard_grid("1deg"), coarse, 12)) == 1
+
+
+def test_many_runs_are_taken_in_tiles_even_where_files_hold_whole_maps():
+    class Stored:
+        def __init__(self, grid: Grid, chunk: tuple[int, int]) -> None:
+            self.grid, self.chunk = grid, chunk
+
+    grid = standard_grid("0.5deg")
+    product, stores = Stored(grid, grid.shape), [Stored(grid, (90, 90))] * 40
+    boxes = comparing._tiles(grid, [product, *stores], 12, 20)
+    assert boxes == comparing._tiles(grid, [stores[0], *stores], 12, 20)
+    files = comparing._tiles(grid, [product] * 41, 12, 20)
+    assert sum((b[0].stop - b[0].start) * (b[1].stop - b[1].start) for b in files) == 360 * 720
+    # 41 series of 12 months and 20 years: 25 kB a cell.
+    largest = max((b[0].stop - b[0].start) * (b[1].stop - b[1].start) for b in files)
+    assert 41 * (8 * 48 + 12 * 20) * largest < 2**30 < 41 * (8 * 48 + 12 * 20) * 360 * 720
+    assert len(files) < len(boxes)
