@@ -72,11 +72,9 @@ def read_scores(path: Path) -> Iterator[Score]:
         pick = itemgetter(*map(next(lines).index, COLUMNS))
         for line in lines:
             *names, value, units, n_cells, n_months, low, high = pick(line)
-            yield Score(
-                *map(sys.intern, names),
-                *(_number(value), sys.intern(units), int(n_cells), int(n_months)),
-                *(_number(low), _number(high)),
-            )
+            found: list[Any] = [*map(sys.intern, names), _number(value), sys.intern(units)]
+            found += [int(n_cells), int(n_months), _number(low), _number(high)]
+            yield Score(*found)
 
 
 def _number(text: str) -> float:
