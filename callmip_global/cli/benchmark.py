@@ -33,7 +33,11 @@ def benchmark(
         list[str] | None, typer.Option(help="mon or yr; both when not given. May be repeated.")
     ] = None,
     region: Annotated[
-        list[str] | None, typer.Option(help="Region; all of them when not given. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Region, or a box NAME=SOUTH,NORTH,WEST,EAST in degrees; all regions that have a"
+            " name when not given. May be repeated."
+        ),
     ] = None,
     scheme: Annotated[
         list[str] | None,
