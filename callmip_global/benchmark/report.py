@@ -54,7 +54,7 @@ _SIGNED_FIELDS = ("bias_prior", "bias_posterior")
 def write_report(benchmark_dir: Path, *, out: Path) -> Path:
     """Write one self-contained report of a benchmark folder to ``out``; returns ``out``.
 
-    Maps are inside the page as long as it stays below about 8 MB; the others are written to
+    The first 4 MB of maps are inside the page; if there are more, they are written to
     ``benchmark_dir/pictures`` and the page finds them there from its place in ``benchmark_dir``.
     ``benchmark_dir/scalar_database.json`` gets the scores of the first scheme in the form of CMEC.
     Raises DataError when the folder holds no finished benchmark.
@@ -70,6 +70,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         )
     summary = read_json(source)
     subjects = _subjects(summary)
+    level = round(100 * summary["bootstrap"]["level"])
     displays = {
         name: _display(name, entry["units"]) for name, entry in summary["variables"].items()
     }
@@ -84,6 +85,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         "subjects": subjects,
         "regions": summary["regions"],
         "frequencies": summary["frequencies"],
+        "level": level,
         "schemes": [scheme["scheme"] for scheme in summary["schemes"]],
         "variables": {
             name: {**entry, "display": displays[name][0], "factor": displays[name][1]}
@@ -107,6 +109,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         summary=summary,
         version=__version__,
         title=_title(summary),
+        level=level,
         years=_years(summary["comparisons"]),
         sections=_sections(summary),
         simulations=list(dict.fromkeys(subject["simulation"] for subject in subjects)),

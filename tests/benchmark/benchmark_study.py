@@ -68,6 +68,7 @@ def write_study(
         **texts[0],
         "schemes": texts,
         "minimum": {"months": 12, "years": 3},
+        "bootstrap": {"draws": 200, "level": 0.95, "minimum_years": 5},
         "versions": {"callmip-global": "test"},
         "synthetic": ["random numbers in the shape of a benchmark of twenty models"],
         "frequencies": ["mon"],

@@ -30,6 +30,7 @@ from callmip_global.benchmark.pictures import (
     range_scale,
     symmetric_scale,
 )
+from callmip_global.benchmark.tables import Score, read_scores, write_scores
 from callmip_global.cli.benchmark import benchmark as benchmark_command
 from callmip_global.errors import DataError
 
@@ -74,15 +75,16 @@ def study(tmp_path_factory):
     return folder
 
 
-def browsed(page: Path, tmp_path: Path, steps: str) -> Any:
+def browsed(page: Path, tmp_path: Path, steps: str, first: str = "") -> Any:
     """What the JavaScript function body ``steps`` returns in a browser that opened the page.
 
+    ``first`` runs before the page and its pictures are loaded, ``steps`` after that.
     No message on the browser's console, and nothing loaded but files. Skipped without a browser.
     """
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no chromium on this machine")
-    probe = """<script>addEventListener("load", () => {
+    probe = """<script>FIRST; addEventListener("load", () => {
       const seconds = performance.now() / 1000;
       const press = (key) => document.activeElement.dispatchEvent(
         new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
@@ -92,7 +94,9 @@ def browsed(page: Path, tmp_path: Path, steps: str) -> Any:
       const loaded = performance.getEntriesByType("resource").map((e) => e.name);
       document.title = JSON.stringify({found, loaded, seconds});
     });</script></body>"""
-    text = page.read_text(encoding="utf-8").replace("</body>", probe.replace("STEPS", steps))
+    text = page.read_text(encoding="utf-8").replace(
+        "</body>", probe.replace("FIRST", first).replace("STEPS", steps)
+    )
     driven = page.with_name("driven.html")
     driven.write_text(text, encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
@@ -205,7 +209,27 @@ def test_maps_that_are_too_many_for_the_page_lie_beside_it(tmp_path, monkeypatch
     assert outside
     assert len(outside) < len(places)
     assert sorted(outside) == sorted(f"pictures/{p.name}" for p in folder.glob("pictures/*"))
-    assert all((folder / place).read_bytes().startswith(b"\x89PNG") for place in outside)
+    steps = "return [...document.images].map((image) => [image.naturalWidth, image.src]);"
+    everything = 'dispatchEvent(new Event("beforeprint"))'
+    shown = browsed(folder / "report.html", tmp_path, steps, everything)["found"]
+    assert len(shown) == 2 * 9
+    assert {width for width, _ in shown} == {640}
+    assert {Path(src).name for _, src in shown if src.startswith("file:")} <= {
+        Path(place).name for place in outside
+    }
+    assert any(src.startswith("file:") for _, src in shown)
+
+
+def test_scores_are_read_as_they_were_written(tmp_path):
+    where = ("gpp", "REF", "M, v1", "S3", "Posterior-Prior", "", "global", "mon", "collier2018")
+    rows = [
+        Score(*where, "rmse_score", 0.125, "1", 7, 24, low=-0.5, high=0.75),
+        Score(*where, "bias", float("nan"), "kg m-2 s-1", 0, 24),
+    ]
+    write_scores(tmp_path / "scores.csv", rows)
+    assert repr(list(read_scores(tmp_path / "scores.csv"))) == repr(rows)
+    last = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()[-1]
+    assert last.endswith(",bias,,kg m-2 s-1,0,24,,"), "what is not defined is an empty field"
 
 
 def test_scores_are_there_in_the_form_of_cmec(study):
