@@ -860,6 +860,7 @@ def test_case_24_zeros_over_the_sea_are_masked_with_the_land_fraction(sub: Submi
     outcome = sub.harmonize()
     bystander(outcome)
     is_fixed(outcome, "gpp", "sea")
+    assert outcome.row("sftlf").rules == ("fractions",)
     holds(outcome, "gpp")
 
 

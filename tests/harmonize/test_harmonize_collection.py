@@ -411,6 +411,8 @@ def test_every_file_is_accounted_for_and_nothing_twice_or_lost(
     assert len(keys) == len(set(keys))
     assert found == sorted(found)
     assert walked <= {path for e in found for path in (e.path, e.path.split("::")[0])}
+    told = {path for e in entries for path in (e.path, e.path.split("::")[0])}
+    assert {e.rules for e in found if e.path in walked - told} <= {("not-used",)}
     order = ("accepted", "fixed", "refused")
     for entry in entries:
         (kept,) = [e for e in found if (e.path, e.variable) == (entry.path, entry.variable)]

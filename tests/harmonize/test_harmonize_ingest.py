@@ -158,7 +158,7 @@ def test_a_grid_that_fails_is_refused_and_the_report_still_complete(
     )
     assert stores == []
     (entry,) = [e for e in entries if e.variable == "all on 2deg"]
-    assert entry.outcome == "refused"
+    assert (entry.outcome, entry.rules) == ("refused", ("regridding",))
     assert "drift" in entry.message
     assert not list((tmp_path / "c").glob("*.zarr"))
     assert json.loads((tmp_path / "c" / "report.json").read_text())

@@ -279,7 +279,7 @@ def taken_names(taken: Taken) -> list[str]:
 
 
 def refusals(taken: Taken) -> dict[str, str]:
-    return {Path(origin).name: str(problem) for origin, problem in taken.refused}
+    return {Path(o).name: f'"{problem.rule}": {problem}' for o, problem in taken.refused}
 
 
 def test_what_is_no_data_is_noted_and_the_rest_taken(tmp_path: Path) -> None:
@@ -311,6 +311,7 @@ def test_a_declared_prefix_is_taken_and_a_second_one_refused(tmp_path: Path) -> 
     notes = {Path(f.origin).name: f.notes for f in taken.files}
     assert notes["E3SM_S3_gpp.nc"][0][0] == "prefix"
     assert notes["elm_S3_rh.nc"] == ()
+    assert '"undeclared-prefix": ' in refusals(taken)["CLM_S3_ra.nc"]
     assert "prefixes: [E3SM, CLM]" in refusals(taken)["CLM_S3_ra.nc"]
     assert "'ELM' or 'E3SM'" in refusals(taken)["CLM_S3_ra.nc"]
 
@@ -325,6 +326,7 @@ def test_another_scenario_in_the_name_than_in_the_folder_is_refused(
     taken = run(top, model="IBIS", simulation=simulation)
     assert not taken.files
     message = refusals(taken)["IBIS_S1_pr.nc"]
+    assert '"contradiction": ' in message
     assert "S1 in its name, S0 in its folder" in message
 
 

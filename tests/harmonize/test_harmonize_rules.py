@@ -40,6 +40,14 @@ def test_every_rule_that_a_problem_names_is_in_the_registry() -> None:
     assert named <= set(RULES)
 
 
+def test_every_rule_is_shown_by_a_test_that_names_it() -> None:
+    here = Path(__file__)
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in here.parent.glob("*.py") if path != here
+    )
+    assert [name for name in RULES if f'"{name}"' not in tests] == []
+
+
 def test_the_worst_rule_decides_the_outcome() -> None:
     assert outcome_of([]) == "accepted"
     assert outcome_of(["not-used"]) == "accepted"

@@ -56,13 +56,13 @@ def run(
 
 
 def problem(tmp_path: Path, files: list[Path], entries: Any = GPP, **options: Any) -> str:
-    """The one line of the one problem; nothing may have been written."""
+    """The rule and the one line of the one problem; nothing may have been written."""
     with pytest.raises(DataError) as caught:
         run(tmp_path, files, entries, **options)
     assert not list(tmp_path.glob("*.zarr*")), "nothing may be published"
     assert not list(tmp_path.glob(".*.work")), "nothing may be left behind"
     (found,) = caught.value.problems
-    return str(found)
+    return f'"{found.rule}": {found}'
 
 
 def ascending(values: np.ndarray) -> np.ndarray:
@@ -221,7 +221,8 @@ def test_the_global_total_is_that_of_the_native_values(
             lat=lat,
             lon=west + LON,
         )
-    run(tmp_path, [path], entries, land_fraction="landfrac")
+    report = run(tmp_path, [path], entries, land_fraction="landfrac")
+    assert ("per-cell" in report["variables"]["gpp"]["fixes"]) == (per == "cell")
     edges = np.deg2rad([-90, -45, 0, 45, 90])
     rows = EARTH_RADIUS_M**2 * np.diff(np.sin(edges)) * np.deg2rad(60.0)
     rows = rows if northward else rows[::-1]
@@ -660,6 +661,7 @@ def test_months_in_two_files_are_refused_with_both_names(tmp_path: Path) -> None
         ),
     ]
     text = problem(tmp_path, files)
+    assert '"period-twice": ' in text
     assert "2002-01 to 2002-12 again" in text
     assert str(files[0]) in text
     assert str(files[1]) in text
@@ -688,6 +690,7 @@ def test_annual_output_goes_to_the_annual_group_only(tmp_path: Path) -> None:
     np.testing.assert_allclose(annual["cSoil"].values, ascending(soil), rtol=1e-6)
     assert set(annual.data_vars) == {"gpp", "cSoil"}
     text = problem(tmp_path / "x", files, entries, frequencies=("mon",))
+    assert '"annual-only": ' in text
     assert "annual values only" in text
 
 
@@ -792,7 +795,11 @@ def test_one_absurd_value_is_enough_but_a_few_large_ones_are_not(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [(0.0, "the constant 0"), (np.nan, "no value at all"), (np.inf, "infinite values")],
+    [
+        (0.0, '"constant": '),
+        (np.nan, '"no-values": '),
+        (np.inf, '"infinite": '),
+    ],
     ids=["constant", "all missing", "infinite"],
 )
 def test_a_field_that_says_nothing_is_refused(tmp_path: Path, values: float, words: str) -> None:
@@ -821,6 +828,7 @@ def test_values_over_all_the_oceans_need_a_land_fraction(tmp_path: Path) -> None
         tmp_path / "a.nc", {"T": (np.nan_to_num(field(250, 300), nan=280), {"units": "K"})}
     )
     text = problem(tmp_path, [path], {"ts": VariableSource(source="T")})
+    assert '"land-unknown": ' in text
     assert "values over land and sea alike" in text
 
 
@@ -839,7 +847,12 @@ def test_every_problem_of_every_variable_is_told_at_once(tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         run(tmp_path, [path], entries)
     text = str(caught.value)
-    for words in ("furlong", "variable 'LAI'", "variable 'ET'", "no evspsbl, which it is derived"):
+    for words in (
+        "furlong",
+        ": LAI: found no file",
+        ": ET: found no file",
+        "no evspsbl, which it is derived",
+    ):
         assert words in text
     assert len(caught.value.problems) == 4
 
@@ -849,7 +862,7 @@ def test_broken_files_are_named_not_traced(tmp_path: Path) -> None:
     broken = tmp_path / "b.nc"
     broken.write_bytes(good.read_bytes()[:3000])
     text = problem(tmp_path, [good, broken])
-    assert text.startswith(str(broken))
+    assert f'": {broken}: ' in text
     assert "cannot be opened" in text
     packed = tmp_path / "c.nc.gz"
     packed.write_bytes(b"x")
@@ -864,7 +877,9 @@ def test_files_on_another_grid_are_refused(tmp_path: Path) -> None:
             tmp_path / "b.nc", {"GPP": (gpp[:12], CARBON)}, years=(2002, 2002), lon=LON + 10
         ),
     ]
-    assert "another grid" in problem(tmp_path, files)
+    text = problem(tmp_path, files)
+    assert '"grid-differs": ' in text
+    assert "another grid, 4 x 6 cells, -90 to 90 north, -20 to 340 east" in text
 
 
 def test_a_scalar_named_like_a_dimension_does_not_stop_the_reading(tmp_path: Path) -> None:

@@ -582,12 +582,18 @@ def test_totals_that_fit_neither_way_decide_nothing(tmp_path: Path) -> None:
     assert plan.plans["gpp"].per == "land"
 
 
-def test_a_variable_on_another_grid_is_the_one_that_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["grids-differ", "calendars-differ"])
+def test_the_variable_that_differs_from_most_is_the_one_that_is_refused(
+    tmp_path: Path, rule: str
+) -> None:
     files = carbon_files(tmp_path)
-    files[1] = write_native(tmp_path / "other.nc", {"ra": (field(2, 3), CARBON)}, lon=LON + 10)
+    other: dict[str, Any] = {"calendar": "360_day"}
+    if rule == "grids-differ":
+        other = {"lon": LON + 10}
+    files[1] = write_native(tmp_path / "other.nc", {"ra": (field(2, 3), CARBON)}, **other)
     headers = [scan(f) for f in files]
     entries = {n: VariableSource(source=n) for n in ("gpp", "ra", "rh")}
     with pytest.raises(DataError) as caught:
         plan_variables(headers, VariableMap(entries), list(entries), YEARS, ("mon",))
     assert isinstance(caught.value, RefusedVariablesError)
-    assert set(caught.value.by_variable) == {"ra"}
+    assert {n: [p.rule for p in f] for n, f in caught.value.by_variable.items()} == {"ra": [rule]}
