@@ -64,6 +64,7 @@ _MANY = 0.2  # share of values outside the range that is no matter of outliers
 _FITS = 0.99
 _TELLING = 0.02  # a correction that leaves less of the range than this explains nothing
 _SLACK = 3.0  # beyond the window of the whole Earth, for products of a part of it
+_FAR = 10.0
 _FAINT = 1e-3  # of the range: a field that varies less was scaled wrongly
 _ZEROS = 0.55  # deserts and ice are a third of the land; with the sea it is four fifths
 _SAMPLE = 20_000
@@ -558,7 +559,9 @@ def _of_size(seen: _Seen, var: Variable) -> _Said:
         said = f"a mean of {seen.mean:.3g}"
         remedy = _remedy(known) or "Check unit, factor and variable."
         about = f"about {window[0]:.2g} to {window[1]:.2g} {var.units}"
-        return _rule(known), said, about, remedy, bool(known)
+        # Far off, or of the opposite sign; else other land than was thought may be the reason.
+        far = not least / _FAR <= abs(seen.mean) <= most * _FAR or _rule(known) == "sign"
+        return _rule(known), said, about, remedy, far
     if var.signed and low < 0 and seen.sigma < _FAINT * span and seen.high > seen.low:
         known = [
             (f, text)

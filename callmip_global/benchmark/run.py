@@ -157,16 +157,20 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
     """Compare one product at one frequency with all runs that have it, and write the maps."""
     product, frequency = unit
     found = _Found()
-    faults = check_product(product, quick=True)
-    found.problems += [fault.problem for fault in faults]
-    if any(fault.refuse for fault in faults):
-        return found
-    reference = product_series(product)
     with_it = [
         (run, series)
         for run in work.runs
         if (series := _run_series(run, product.variable, frequency, work.has)) is not None
     ]
+    faults = check_product(product, quick=True) if with_it else []
+    found.problems += [fault.problem for fault in faults]
+    if any(fault.refuse for fault in faults):
+        return found
+    try:
+        reference = product_series(product)
+    except CallmipError as error:
+        found.problems += error.problems
+        return found
     seen = _reference_series(reference, frequency)
     if not with_it or seen is None:
         what = "no run has it" if not with_it else "the product is annual"

@@ -255,6 +255,12 @@ def test_a_flux_whose_mean_is_negative_has_the_opposite_sign(tmp_path):
     assert finding.refuse
 
 
+def test_a_mean_that_is_only_unusual_is_told_and_used(tmp_path):
+    (finding,) = check_product(write_product(tmp_path, cycles(3) / 20.0))
+    assert "a mean of 2.32, wanted about 18 to 92 W m-2" in str(finding.problem)
+    assert not finding.refuse
+
+
 def test_the_mean_and_the_seasons_of_a_part_of_the_earth_are_not_judged(tmp_path):
     arctic = cycles(3)[::-1] / 40.0
     arctic[:, :5] = np.nan

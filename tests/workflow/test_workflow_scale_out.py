@@ -524,8 +524,9 @@ def test_netcdf_files_named_from_where_the_user_is_are_read_by_processes_elsewhe
 def run_file(folder: Path, stage: str, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     axis = month_axis((2001, 2004), "noleap", "mon")
+    values = 20.0 + 40.0 * rng.random((48, *GRID.shape))
     ds = xr.Dataset(
-        {"hfls": (("time", "lat", "lon"), rng.random((48, *GRID.shape)), {"units": "W m-2"})},
+        {"hfls": (("time", "lat", "lon"), values, {"units": "W m-2"})},
         coords={
             "time": ("time", axis.time, axis.time_attributes),
             "time_bnds": (("time", "bnds"), axis.bounds),
