@@ -9,6 +9,7 @@ import pytest
 from benchmark_cases import benchmark, cycles, number, rows_of, write_product, write_run
 
 from callmip_global.benchmark.scores import MONTH_DAYS, SCHEMES, cycle_errors, month_of_maximum
+from callmip_global.cli.benchmark import benchmark as benchmark_command
 from callmip_global.errors import UsageError
 from callmip_global.grid import Grid
 
@@ -171,3 +172,17 @@ def test_each_scheme_has_a_whole_table_and_the_first_one_the_maps(tmp_path):
 def test_an_unknown_scheme_names_the_known_ones(tmp_path):
     with pytest.raises(UsageError, match="found ilamb2, wanted collier2018, ilamb27, ilamb3"):
         benchmark([], [], tmp_path, schemes=["ilamb2"])
+
+
+def test_the_command_takes_schemes_and_boxes(tmp_path, capsys):
+    truth = series(3, 8)
+    run, product = write_run(tmp_path, truth), write_product(tmp_path, truth)
+    products = tmp_path / "products.yaml"
+    entry = f"{{variable: hfls, path: {product.paths[0]}, source: obs, kind: synthetic}}"
+    products.write_text(f"products: {{REF: {entry}}}\n")
+    chosen = {"region": ["nh", "box=0,45,-30,60"], "scheme": ["ilamb27", "ilamb3"]}
+    benchmark_command([run], products, tmp_path / "out", **chosen)
+    assert "scores.csv" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "out")
+    assert {r["scheme"] for r in rows} == set(chosen["scheme"])
+    assert {r["region"] for r in rows} == {"nh", "box"}
