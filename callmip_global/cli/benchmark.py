@@ -43,7 +43,7 @@ def benchmark(
         list[str] | None,
         typer.Option(
             help="Scoring scheme: collier2018 (when not given), ilamb27 or ilamb3. May be repeated;"
-            " report and maps show the first."
+            " maps are of the first, the report switches between them."
         ),
     ] = None,
     dask: DaskOption = None,
@@ -53,8 +53,9 @@ def benchmark(
 ) -> None:
     """Score prior and posterior runs against reference products and write a report.
 
-    OUT gets scores.csv, maps/*.nc, benchmark.json, problems.json and report.html. A product that
-    cannot be used is named on stderr and makes the exit code 1; the rest is done all the same.
+    OUT gets scores.csv, scalar_database.json (CMEC), maps/*.nc, benchmark.json, problems.json and
+    report.html; with many maps also pictures/*.png, which the report shows. A product that cannot
+    be used is named on stderr and makes the exit code 1; the rest is done all the same.
     """
     import xarray as xr
     from rich.console import Console
