@@ -35,7 +35,7 @@ _BLOCK_STEPS = 60  # what a store holds in one chunk
 _BLOCK_BYTES = 192 * 1024**2  # of all series of a comparison together; two blocks are held
 # Of one series: what is larger is fetched from the kernel and given back for every block, which
 # takes longer than the sums (glibc keeps up to 32 MiB).
-_ARRAY_BYTES = 32 * 1024**2
+_ARRAY_BYTES = 16 * 1024**2
 _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _MOST_SUM_BYTES = 1024**3  # where smaller tiles mean that runs are read again
 _HELD_BYTES = 512 * 1024**2  # of a product that is read once for all tiles
@@ -243,11 +243,58 @@ def _gather_tile(
     regridder: Regridder,
 ) -> None:
     """Add one tile: its maps, and what it adds to the regional sums."""
-    grid, periods, n_runs = found.grid, found.periods, len(series) - 1
-    shape = tuple(len(range(*cut.indices(n))) for cut, n in zip(box, grid.shape, strict=True))
-    n_cells, n_steps = math.prod(shape), len(periods)
+    grid, n_runs = found.grid, len(series) - 1
     areas = np.stack([area[box].ravel() for area in found.areas.values()])
     part, shares = _parts(areas, grid.cell_area[box].ravel())
+    sums, yearly = _tile_sums(
+        found, product, series, static, frequency, box, regridder, part, shares
+    )
+    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    # Two thirds of the cells are sea: what follows is done for those that count.
+    cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
+    if not cells.size:
+        return
+    sums = sums.of_cells(cells)
+    moments = sums.moments()
+    if yearly is not None:
+        yearly = yearly.of_cells(cells)
+        for pair, resampled in found.resampled.items():
+            resampled.add(
+                yearly,
+                pair,
+                sums.guess_reference,
+                sums.guess_model,
+                part[cells],
+                shares,
+                grid.cell_area[box].ravel()[cells],
+                anomaly=product.anomaly,
+            )
+    areas = areas[:, cells]
+    inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
+    _place(found.reference, box, cells, moments.mean_reference)
+    for k in range(n_runs):
+        _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
+    if frequency == "mon":
+        for i, cycle in enumerate((moments.cycle_reference, *moments.cycle_model)):
+            there = np.isfinite(cycle)
+            found.cycle_areas[i] += areas @ there.T
+            found.cycle_sums[i] += areas @ np.where(there, cycle, 0.0).T
+
+
+def _tile_sums(
+    found: _Gathered,
+    product: Product,
+    series: Sequence[Series],
+    static: Array | None,
+    frequency: str,
+    box: Box,
+    regridder: Regridder,
+    part: NDArray[np.int64],
+    shares: Array,
+) -> tuple[PairSums, YearSums | None]:
+    """The sums over time of a tile's cells; sums over the tile for each step go to ``found``."""
+    grid, periods, n_runs = found.grid, found.periods, len(series) - 1
+    n_cells, n_steps = len(part), len(periods)
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
@@ -288,36 +335,7 @@ def _gather_tile(
         found.area_sums[:, :, here] += shares @ added.sums
         found.values += added.seen
         found.implausible += added.outside
-    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
-    # Two thirds of the cells are sea: what follows is done for those that count.
-    cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
-    if not cells.size:
-        return
-    own = sums.of_cells(cells)
-    moments = own.moments()
-    if yearly is not None:
-        of_cells = yearly.of_cells(cells)
-        for pair, resampled in found.resampled.items():
-            resampled.add(
-                of_cells,
-                pair,
-                own.guess_reference,
-                own.guess_model,
-                part[cells],
-                shares,
-                grid.cell_area[box].ravel()[cells],
-                anomaly=product.anomaly,
-            )
-    areas = areas[:, cells]
-    inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
-    _place(found.reference, box, cells, moments.mean_reference)
-    for k in range(n_runs):
-        _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
-    if monthly:
-        for i, cycle in enumerate((moments.cycle_reference, *moments.cycle_model)):
-            there = np.isfinite(cycle)
-            found.cycle_areas[i] += areas @ there.T
-            found.cycle_sums[i] += areas @ np.where(there, cycle, 0.0).T
+    return sums, yearly
 
 
 def _one_ahead(read: Callable[[int], T], count: int) -> Iterator[T]:

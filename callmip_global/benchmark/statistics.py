@@ -39,7 +39,7 @@ def _accumulate(
     begun: NDArray[np.bool_],
     guess_reference: Array,
     guess_model: Array,
-    count: NDArray[np.int64],
+    count: NDArray[np.int32],
     weight: Array,
     sum_reference: Array,
     sum_model: Array,
@@ -161,7 +161,7 @@ class PairSums:
     begun: NDArray[np.bool_]
     guess_reference: Array
     guess_model: Array
-    count: NDArray[np.int64]
+    count: NDArray[np.int32]
     weight: Array
     sum_reference: Array
     sum_model: Array
@@ -188,7 +188,7 @@ class PairSums:
             np.ones(n_cells, np.bool_),
             reference,
             model,
-            np.zeros((n_slots, n_cells), np.int64),
+            np.zeros((n_slots, n_cells), np.int32),
             np.zeros((n_slots, n_cells)),
             np.zeros((n_slots, n_cells)),
             np.zeros((n_models, n_slots, n_cells)),
