@@ -426,7 +426,8 @@ def chunked(path: Path | str, name: str) -> Chunked | None:
 @lru_cache(maxsize=64)
 def _chunked(path: str, name: str, stamp: tuple[int, int]) -> Chunked | None:
     try:
-        with h5py.File(path, "r") as file:
+        # Locks are refused by some network file systems, and reading needs none.
+        with h5py.File(path, "r", locking=False) as file:
             found = file.get(name)
             return _layout(path, name, found, stamp) if isinstance(found, h5py.Dataset) else None
     except (OSError, RuntimeError, ValueError, KeyError):
