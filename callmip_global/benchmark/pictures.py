@@ -9,6 +9,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -144,11 +145,12 @@ def _slope(theta: Array) -> Array:
     return np.asarray(a1 + 3 * a2 * theta**2 + 7 * a3 * theta**6 + 9 * a4 * theta**8)
 
 
-def _ramp(name: str) -> list[tuple[int, int, int]]:
+@cache
+def _ramp(name: str) -> tuple[tuple[int, int, int], ...]:
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in RAMPS[name]], float)
     at = np.linspace(0, len(stops) - 1, _LEVELS)
     bands = [np.interp(at, np.arange(len(stops)), stops[:, band]) for band in range(3)]
-    return [(round(r), round(g), round(b)) for r, g, b in zip(*bands, strict=True)]
+    return tuple((round(r), round(g), round(b)) for r, g, b in zip(*bands, strict=True))
 
 
 def _palette_png(index: NDArray[np.uint8], colours: list[tuple[int, int, int, int]]) -> bytes:
