@@ -571,7 +571,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_store_and_report(tmp_pa
         (tmp_path / out).mkdir()
     here = Path(__file__).resolve()
     paths = [str(here.parent), str(here.parent.parent / "support")]
-    code = KILLS.format(paths=paths, top=str(tmp_path), seed=1, kills=8)
+    code = KILLS.format(paths=paths, top=str(tmp_path), seed=1, kills=5)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     # What was recorded is never made again, until all is there. In "mon" three variables are made
     # of each other: they are when the last of them is recorded.
