@@ -465,6 +465,7 @@ def test_a_folder_that_is_no_store_cannot_be_opened(tmp_path: Path) -> None:
 # --- files of one run -----------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(
     step=st.sampled_from([60.0, 30.0, 7.5]),
     shifts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
