@@ -49,6 +49,8 @@ Array = NDArray[np.float64]
 # Coordinates and bounds closer than this to a regular or Gaussian grid are that grid: float32
 # and values printed with few digits miss it by up to 1e-5 degrees.
 _SNAP_DEGREES = 1e-4
+# Edges nearer than this are the same but for rounding.
+_EDGE_DEGREES = 1e-6
 # Nor may they miss it by more than this part of a step. Points that miss even steps by more are
 # uneven.
 _EVEN = 0.01
@@ -163,6 +165,18 @@ class Grid:
         area: Array = EARTH_RADIUS_M**2 * height[:, None] * width[None, :]
         area.setflags(write=False)
         return area
+
+    @property
+    def mean_cell(self) -> float:
+        """Mean height times mean width of a cell [degrees squared]."""
+        return float(np.diff(self.lat_edges).mean() * np.diff(self.lon_edges).mean())
+
+    def same_cells(self, other: Grid) -> bool:
+        """Whether another grid has the same cells in the same order, to 1e-6 degrees."""
+        return self.shape == other.shape and all(
+            bool(np.allclose(a, b, rtol=0.0, atol=_EDGE_DEGREES))
+            for a, b in ((self.lat_edges, other.lat_edges), (self.lon_edges, other.lon_edges))
+        )
 
     @property
     def is_global(self) -> bool:

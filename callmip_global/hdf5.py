@@ -83,7 +83,7 @@ class _Kept:
         if mine:
             try:
                 found.set_result(make())
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, those who wait must hear of it
                 found.set_exception(error)
                 self._drop(key)
                 raise

@@ -40,7 +40,6 @@ _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _MOST_SUM_BYTES = 1024**3  # where smaller tiles mean that runs are read again
 _HELD_BYTES = 512 * 1024**2  # of a product that is read once for all tiles
 _IMPLAUSIBLE_SHARE = 0.2
-_EDGE_DEGREES = 1e-6
 # What the sums of a spatial pattern are filed under, by whether cells weigh by their area.
 _PATTERN = {True: "pattern by area", False: "pattern"}
 
@@ -445,7 +444,7 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0)
     """
     nlat, nlon = grid.shape
     bytes_per_cell = len(series) * (8 * (3 * n_slots + 12) + 12 * n_years)
-    chunks = [s.chunk if same_grid(s.grid, grid) else grid.shape for s in series]
+    chunks = [s.chunk if s.grid.same_cells(grid) else grid.shape for s in series]
     rows, columns = (max(chunk[i] for chunk in chunks) for i in (0, 1))
     budget = _SUM_BYTES
     if rows * columns * bytes_per_cell > _MOST_SUM_BYTES:
@@ -497,7 +496,7 @@ def _held(
 ) -> Series:
     """The reference, in memory where its files would be read again for each tile and it fits."""
     tile = [cut.stop - cut.start for cut in boxes[0]]
-    fine = same_grid(reference.grid, grid) and all(
+    fine = reference.grid.same_cells(grid) and all(
         chunk <= size for chunk, size in zip(reference.chunk, tile, strict=True)
     )
     n_cells = math.prod(grid.shape)
@@ -524,19 +523,8 @@ def _block_steps(n_cells: int, n_runs: int) -> int:
 def coarsest(grids: Sequence[Grid]) -> Grid:
     """The grid with the largest mean cell; of equal ones the first."""
 
-    def mean_cell(grid: Grid) -> float:
-        return float(np.diff(grid.lat_edges).mean() * np.diff(grid.lon_edges).mean())
-
-    largest = max(mean_cell(grid) for grid in grids)
-    return next(grid for grid in grids if mean_cell(grid) >= largest * (1.0 - 1e-6))
-
-
-def same_grid(one: Grid, other: Grid) -> bool:
-    """Whether two grids have the same cells in the same order, to 1e-6 degrees."""
-    return one.shape == other.shape and all(
-        bool(np.allclose(a, b, rtol=0.0, atol=_EDGE_DEGREES))
-        for a, b in ((one.lat_edges, other.lat_edges), (one.lon_edges, other.lon_edges))
-    )
+    largest = max(grid.mean_cell for grid in grids)
+    return next(grid for grid in grids if grid.mean_cell >= largest * (1.0 - 1e-6))
 
 
 def on_grid(
@@ -548,7 +536,7 @@ def on_grid(
     box: Box | None = None,
 ) -> NDArray[Any]:
     """(T, N) values of a box of the comparison grid; regridded where the series has another."""
-    if same_grid(series.grid, grid):
+    if series.grid.same_cells(grid):
         return series.read(periods, box).reshape(len(periods), -1)
     values = _regridded(series.read(periods), series, grid, variable, regridder)
     return values[(slice(None), *(box or ()))].reshape(len(periods), -1)

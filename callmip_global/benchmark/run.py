@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,11 @@ from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, pr
 from callmip_global.benchmark.tables import Score, number_text, write_scores
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import file_hash, write_json
-from callmip_global.parallel import TaskMap, one_by_one, run_units
+from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
 from callmip_global.store import grid_variables
 from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, float], None]
 _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 
 CHANGE = "Posterior-Prior"

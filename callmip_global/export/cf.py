@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from callmip_global.errors import DataError, Problem, UsageError
-from callmip_global.export.upload import ATTRIBUTES, UploadFile, write_file
+from callmip_global.export.upload import ATTRIBUTES, UploadFile, write_files
 from callmip_global.store import open_store, store_info
 from callmip_global.timeaxis import decode_months, decode_years
 from callmip_global.variables import variable_table
@@ -33,22 +33,8 @@ def export_cf(
     UsageError before anything is written when two stores would give one name or hold fewer years;
     DataError for a store without any variable of the variable table.
     """
-    planned: dict[Path, UploadFile] = {}
-    problems = []
-    for store in stores:
-        for file in _planned(store, out, years):
-            if file.path in planned:
-                found = f"{store} and {planned[file.path].store}"
-                remedy = "Export them into different folders."
-                problems.append(Problem(str(file.path), "", found, "one store per file", remedy))
-            planned.setdefault(file.path, file)
-    if problems:
-        raise UsageError(problems)
-    for number, file in enumerate(planned.values()):
-        progress(file.path.name, number / len(planned))
-        write_file(file, attributes, upload=False)
-    progress("exported", 1.0)
-    return list(planned)
+    planned = [file for store in stores for file in _planned(store, out, years)]
+    return write_files(planned, attributes, progress, upload=False)
 
 
 def _planned(store: Path, out: Path, years: int | None) -> list[UploadFile]:

@@ -55,6 +55,7 @@ from callmip_global.files import (
     write_json,
 )
 from callmip_global.grid import Grid, SourceGrid, grid_of
+from callmip_global.parallel import Progress
 from callmip_global.store import (
     PER_LAND,
     StoreInfo,
@@ -68,14 +69,12 @@ from callmip_global.variables import Variable, variable_table
 
 Period = tuple[int, int]
 Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
-Progress = Callable[[str, float], None]
 
 LEDGER = "callmip-export.json"
 """What an export leaves of itself: its files, and from what each was made."""
 
 _BLOCK_STEPS = 60
 _BLOCK_BYTES = 192 * 1024**2
-_EDGE_DEGREES = 1e-6
 
 
 class Series(Protocol):
@@ -588,20 +587,9 @@ def _reference_path(reference: Reference) -> str:
 def _target(grid: Grid, runs: Sequence[_Run]) -> Grid | None:
     """The one grid of the runs, where the reference has another and is not the coarser one."""
     one = runs[0].source.grid
-    if any(not _same_grid(run.source.grid, one) for run in runs) or _same_grid(grid, one):
+    if any(not run.source.grid.same_cells(one) for run in runs) or grid.same_cells(one):
         return None
-    return None if _mean_cell(grid) > _mean_cell(one) * (1.0 + 1e-6) else one
-
-
-def _mean_cell(grid: Grid) -> float:
-    return float(np.diff(grid.lat_edges).mean() * np.diff(grid.lon_edges).mean())
-
-
-def _same_grid(one: Grid, other: Grid) -> bool:
-    return one.shape == other.shape and all(
-        bool(np.allclose(a, b, rtol=0.0, atol=_EDGE_DEGREES))
-        for a, b in ((one.lat_edges, other.lat_edges), (one.lon_edges, other.lon_edges))
-    )
+    return None if grid.mean_cell > one.mean_cell * (1.0 + 1e-6) else one
 
 
 def _is_static(reference: Reference, series: Series) -> bool:

@@ -82,6 +82,17 @@ def export_upload(
     store is on its native grid, or holds fewer years; DataError when it holds no such variable.
     """
     planned = [f for store in stores for f in _planned(store, out, years, file_name)]
+    return write_files(planned, attributes, progress)
+
+
+def write_files(
+    planned: Sequence[UploadFile],
+    attributes: Mapping[str, str],
+    progress: Callable[[str, float], None],
+    *,
+    upload: bool = True,
+) -> list[Path]:
+    """Write all files and return their paths; UsageError before the first when two share a path."""
     by_path: dict[Path, UploadFile] = {}
     problems = []
     for file in planned:
@@ -94,7 +105,7 @@ def export_upload(
         raise UsageError(problems)
     for number, file in enumerate(planned):
         progress(file.path.name, number / len(planned))
-        write_file(file, attributes)
+        write_file(file, attributes, upload=upload)
     progress("exported", 1.0)
     return [file.path for file in planned]
 

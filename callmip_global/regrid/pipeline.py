@@ -23,13 +23,12 @@ from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem, UsageError, one_of
 from callmip_global.files import text_hash
 from callmip_global.grid import GaussianEdges, Grid
-from callmip_global.parallel import TaskMap, in_threads
+from callmip_global.parallel import Progress, TaskMap, in_threads
 from callmip_global.regrid.apply import covered_fraction
 from callmip_global.regrid.engines import check_engine, make_weights
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
 from callmip_global.regrid.shards import (
     Kind,
-    Progress,
     Remap,
     Work,
     fill_shards,

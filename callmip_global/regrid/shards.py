@@ -10,7 +10,7 @@ are taken on the way, so that each byte of the input is read once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
-from callmip_global.parallel import TaskMap, run_units
+from callmip_global.parallel import Progress, TaskMap, run_units
 from callmip_global.regrid.apply import (
     FixedMean,
     Survey,
@@ -36,7 +36,6 @@ from callmip_global.regrid.weights import AnyWeights
 from callmip_global.store import StoreWriter, fill_among
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, float], None]
 Kind = Literal["intensive", "extensive", "categorical"]
 
 # Large enough that the work is in the kernels, small enough that eight threads stay under 1 GB.
