@@ -299,6 +299,7 @@ def test_an_array_that_pbs_would_refuse_is_told_once(
     for number in range(1, 21):
         (tmp_path / "toy" / f"p{number}.sh").touch()
     members = ["stages.Posterior.members=20", "stages.Posterior.parameters=p{member}.sh"]
+    members.append("output.years=1")  # so many members need much disk
     assert pbs_experiment(*members) == []
     site = tmp_path / "toy" / "site.yaml"
     site.write_text(site.read_text().replace("max_array_size: 10", "max_array_size: 15"))
@@ -367,6 +368,7 @@ def test_an_array_over_maxarraysize_is_told_once_and_the_scripts_are_tried_all_t
     for number in range(1, 121):
         (slurm_toy.folder / f"p{number}.sh").touch()
     slurm_toy.tree["stages"]["Posterior"].update(parameters="p{member}.sh", members=120)
+    slurm_toy.tree["output"]["years"] = 1  # so many members need much disk
     slurm_toy.write()
     _, found = validate_at_site(slurm_toy.experiment)
     assert found.problems == []
