@@ -37,6 +37,9 @@ _FEW_FILES = 60
 _MAP_BYTES = 4_000_000
 _NAMED_MODELS = 4
 _STAGES = ("Prior", "Posterior", CHANGE)
+# Rows of no single run: a product scored against another one, and all members of a model.
+_OTHER_PRODUCT = "Reference"
+_ENSEMBLE = "ensemble"
 _PRODUCT_KEYS = ("variable", "like_for_like", "independent_of_towers", "anomaly", "doi")
 _COMPARISON_KEYS = (
     "variable",
@@ -192,7 +195,9 @@ def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, lis
 
     ``v``: quantity -> value of each run of the comparison. ``c``: quantity -> change of each run,
     under the posterior one: a number, or [change, low, high]. ``s``: simulation -> quantity ->
-    spread [prior, posterior, posterior - prior]. ``n``: cells.
+    numbers of all models [prior, posterior, posterior - prior]. ``e``: model and simulation ->
+    quantity -> numbers of its members, the same. ``r``: another product -> quantity -> value, as
+    if it were a run. ``n``: cells. Rows of none of these kinds are left out.
     """
     comparisons = summary["comparisons"]
     number = {(c["variable"], c["product"], c["frequency"]): k for k, c in enumerate(comparisons)}
@@ -206,15 +211,25 @@ def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, lis
     }
     for row in rows:
         at = number[row.variable, row.product, row.frequency]
-        of = found[row.scheme][at].setdefault(row.region, {"v": {}, "c": {}, "s": {}, "n": 0})
+        empty = {"v": {}, "c": {}, "s": {}, "e": {}, "r": {}, "n": 0}
+        of: dict[str, Any] = found[row.scheme][at].setdefault(row.region, empty)
         value = _number(row.value)
-        if row.model == ALL_MODELS:
-            spread = of["s"].setdefault(row.simulation, {}).setdefault(row.quantity, [None] * 3)
-            spread[_STAGES.index(row.stage)] = _with_interval(value, row)
+        if row.stage == _OTHER_PRODUCT:
+            of["r"].setdefault(row.model, {})[row.quantity] = value
             continue
         changed = row.stage == CHANGE
         stage = "Posterior" if changed else row.stage
-        run = column[at][position[row.model, row.simulation, stage, row.member]]
+        run = column[at].get(position.get((row.model, row.simulation, stage, row.member), -1))
+        if run is None:
+            if row.stage in _STAGES and row.model == ALL_MODELS:
+                group = of["s"].setdefault(row.simulation, {})
+            elif row.stage in _STAGES and row.member == _ENSEMBLE:
+                group = of["e"].setdefault(f"{row.model} {row.simulation}", {})
+            else:
+                continue
+            of_stages = group.setdefault(row.quantity, [None] * len(_STAGES))
+            of_stages[_STAGES.index(row.stage)] = _with_interval(value, row)
+            continue
         blank = [None] * len(column[at])
         of["c" if changed else "v"].setdefault(row.quantity, blank)[run] = (
             _with_interval(value, row) if changed else value

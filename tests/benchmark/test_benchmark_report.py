@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,25 @@ def test_scores_are_there_in_the_form_of_cmec(study):
     line = "gpp,gpp-satellite,MODEL-02.v1,S3,Posterior,,global,mon,collier2018,rmse_score,"
     value = next(row for row in table if row.startswith(line)).removeprefix(line).split(",")[0]
     assert parts[0] == pytest.approx(float(value), rel=1e-4)
+
+
+def test_rows_of_no_single_run_stay_out_of_the_runs_and_out_of_cmec(tmp_path):
+    folder = write_study(tmp_path, models=2, variables=("gpp",), schemes=("ilamb3",))
+    write_report(folder, out=folder / "report.html")
+    before = (folder / "scalar_database.json").read_text(encoding="utf-8")
+    rows = list(read_scores(folder / "scores.csv"))
+    row = next(row for row in rows if row.quantity == "rmse_score")
+    others = [
+        replace(row, model="product gpp-upscaled", simulation="", stage="Reference", value=0.5),
+        replace(row, member="ensemble", quantity="ensemble_spread", value=7.0, low=6.0, high=9.0),
+        replace(row, model="not a run", stage="Elsewhere"),
+    ]
+    write_scores(folder / "scores.csv", [*others, *rows])
+    text = write_report(folder, out=folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "scalar_database.json").read_text(encoding="utf-8") == before
+    of = script(text, "numbers-ilamb3")[0][row.region]
+    assert of["r"] == {"product gpp-upscaled": {"rmse_score": 0.5}}
+    assert of["e"] == {"MODEL-01.v1 S3": {"ensemble_spread": [[7.0, 6.0, 9.0], None, None]}}
 
 
 class Links(html.parser.HTMLParser):
