@@ -41,6 +41,8 @@ _KNOWN_FILTERS = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _REMEDY = "Copy it again, or ask for it again; damaged copies look like this."
 
 
+# Rows that are contiguous in the file: what is done with them next finds them in the cache.
+_ROWS_BYTES = 2 * 1024**2
 # What two shards of months are read from is inflated once, as long as a row of chunks fits.
 _KEPT_BYTES = 384 * 1024**2
 
@@ -167,21 +169,25 @@ class Chunked:
         return out
 
     def _read_contiguous(self, file: int, box: Sequence[range], out: NDArray[Any]) -> None:
-        """Whole rows of the first dimension, a few MB at a time, and of those what is wanted."""
+        """Whole rows of the first dimension, a few at a time, and of those what is wanted."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         start = int(self.offsets.flat[0])
         first = box[0] if box else range(1)
         inner = tuple(slice(r.start, r.stop) for r in box[1:])
-        for low in range(first.start, first.stop, step := max(1, 2**23 // row)):
+        whole = all(len(r) == n for r, n in zip(box[1:], self.shape[1:], strict=True))
+        for low in range(first.start, first.stop, step := max(1, _ROWS_BYTES // row)):
             high = min(low + step, first.stop)
-            place = (slice(low - first.start, high - first.start),) if box else ()
+            target = out[low - first.start : high - first.start] if box else out.reshape(1)
             if start < 0:
-                self._blank(out[place])
+                self._blank(target)
                 continue
-            raw = self._bytes(file, start + low * row, (high - low) * row, "values", (low, high))
-            rows = np.frombuffer(raw, self.dtype).reshape(high - low, *self.shape[1:])
-            out[place] = rows[(slice(None), *inner)] if box else rows[0]
-            self._set_missing(out[place])
+            rows = target
+            if not whole or self.dtype != out.dtype:
+                rows = np.empty((high - low, *self.shape[1:]), self.dtype)
+            self._fill(file, start + low * row, rows, "values", (low, high))
+            if rows is not target:
+                target[...] = rows[(slice(None), *inner)] if box else rows
+            self._set_missing(target)
 
     def _read_chunks(self, file: int, box: Sequence[range], out: NDArray[Any]) -> None:
         touched = [
@@ -279,18 +285,30 @@ class Chunked:
         target[...] = np.frombuffer(raw, self.dtype).reshape(target.shape)
         self._set_missing(target)
 
-    def _bytes(self, file: int, offset: int, size: int, what: str, steps: tuple[int, int]) -> bytes:
+    def _fill(
+        self, file: int, offset: int, target: NDArray[Any], what: str, steps: tuple[int, int]
+    ) -> None:
+        """Contiguous ``target`` as its bytes lie in the file."""
+        room = target.reshape(-1).view(np.uint8).data
+        done = 0
         try:
-            raw = os.pread(file, size, offset)
-            while len(raw) < size and (more := os.pread(file, size - len(raw), offset + len(raw))):
-                raw += more
+            while done < len(room) and (more := os.preadv(file, [room[done:]], offset + done)):
+                done += more
         except OSError as error:
             raise self._damaged(what, steps, f"cannot be read: {error}") from None
-        if len(raw) < size:
+        if done < len(room):
             raise self._damaged(what, steps, "lies beyond the end of the file")
-        return raw
 
-    def _checked(self, raw: bytes, what: str, steps: tuple[int, int]) -> bytes:
+    def _bytes(
+        self, file: int, offset: int, size: int, what: str, steps: tuple[int, int]
+    ) -> memoryview:
+        raw = np.empty(size, np.uint8)
+        self._fill(file, offset, raw, what, steps)
+        return raw.data
+
+    def _checked(
+        self, raw: bytes | memoryview, what: str, steps: tuple[int, int]
+    ) -> bytes | memoryview:
         """Without its checksum; some old versions of HDF5 stored that in another byte order."""
         data, stored = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
         made = int(_fletcher32(np.frombuffer(data, np.uint8)))
@@ -329,7 +347,7 @@ class Chunked:
         )
 
 
-def _in_order(raw: bytes, itemsize: int) -> bytes:
+def _in_order(raw: bytes | memoryview, itemsize: int) -> bytes:
     """HDF5's shuffle undone: byte ``k`` of number ``i`` is ``raw[k * n + i]``."""
     planes = np.frombuffer(raw, np.uint8)
     if itemsize in (4, 8):

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.benchmark.product import Product
+from callmip_global.compiled import compiled
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid, SourceGrid, grid_of
 from callmip_global.hdf5 import open_dataset
@@ -23,15 +24,15 @@ from callmip_global.timeaxis import (
     decode_years,
     time_name,
 )
-from callmip_global.units import Conversion, convert_factor, same_units
+from callmip_global.units import SECONDS_PER_DAY, Conversion, convert_factor, same_units
 from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
 Period = tuple[int, int]
 Box = tuple[slice, slice]
 Opener = Callable[[], xr.Dataset]
-# From the numbers of one step, its period, the frequency and the calendar; None: as they are.
-Convert = Callable[[NDArray[Any], Period, str, str], Array] | None
+# Factor and offset of one step, from its period, the frequency and the calendar; None: 1 and 0.
+Scale = Callable[[Period, str, str], tuple[float, float]] | None
 
 # What a store holds in one chunk.
 _YEARS_AT_ONCE = 5
@@ -68,7 +69,11 @@ def days_of(period: Period, frequency: str, calendar: str) -> float:
 
 @dataclass
 class FileSeries:
-    """A series over any number of parts (files, or one group of a store), opened when read."""
+    """A series over any number of parts (files, or one group of a store), opened when read.
+
+    ``scales``: of each part, for its own units. ``dtype``: float32 where all parts hold that, as
+    in a store, whatever their units; else float64.
+    """
 
     where: str
     frequency: str
@@ -81,7 +86,7 @@ class FileSeries:
     places: dict[Period, tuple[int, int]]
     dtype: np.dtype[Any]
     chunk: tuple[int, int]
-    convert: Callable[[Array, Period], Array] | None = field(repr=False)
+    scales: Sequence[Scale] = field(repr=False)
     _open: tuple[int, xr.Dataset, SourceGrid] | None = field(default=None, repr=False)
 
     def read(self, periods: Sequence[Period], box: Box | None = None) -> NDArray[Any]:
@@ -91,6 +96,7 @@ class FileSeries:
             for cut, n in zip((rows, columns), self.grid.shape, strict=True)
         ]
         out = np.empty((len(periods), *shape), self.dtype)
+        flat = out.reshape(len(periods), -1)
         wanted = [(*self.places[period], i) for i, period in enumerate(periods)]
         for part in sorted({place[0] for place in wanted}):
             ds, source = self._part(part)
@@ -114,13 +120,16 @@ class FileSeries:
                 found = f"{fill:g}, which no attribute calls missing"
                 remedy = f"Name it first: ncatted -a _FillValue,{self.name},o,f,{fill:g} FILE"
                 raise DataError(Problem(self.where, self.name, found, "missing values", remedy))
-            if places == list(range(len(periods))):
-                out = values.reshape(out.shape).astype(self.dtype, copy=False)
-            else:
-                out[places] = values.reshape(len(steps), *shape)
-        if self.convert is not None:
-            for i, period in enumerate(periods):
-                out[i] = self.convert(out[i], period)
+            values = values.reshape(len(steps), *shape)
+            scale = self.scales[part]
+            if scale is None and places == list(range(len(periods))):
+                return values.astype(self.dtype, copy=False)
+            if scale is None:
+                out[places] = values
+                continue
+            of = [scale(periods[place], self.frequency, self.calendar) for place in places]
+            factors, offsets = np.array(of, np.float64).T
+            _scaled(values.reshape(len(steps), -1), factors, offsets, np.array(places), flat)
         return out
 
     def _part(self, part: int) -> tuple[xr.Dataset, SourceGrid]:
@@ -199,9 +208,9 @@ def run_series(
 ) -> FileSeries:
     """One variable of a run: named as in the protocol, in any units that convert to the table's."""
 
-    def conversion(ds: xr.Dataset, name: str, at: str) -> Convert:
+    def conversion(ds: xr.Dataset, name: str, at: str) -> Scale:
         units = str(ds[name].attrs.get("units", ""))
-        return _converter(convert_factor(units, variable_table()[variable].units, at, variable))
+        return _scale(convert_factor(units, variable_table()[variable].units, at, variable))
 
     return file_series(where, places, openers, variable, variable, conversion)
 
@@ -212,7 +221,7 @@ def file_series(
     openers: Sequence[Opener],
     source: str | None,
     variable: str,
-    conversion: Callable[[xr.Dataset, str, str], Convert],
+    conversion: Callable[[xr.Dataset, str, str], Scale],
     *,
     static: bool = False,
 ) -> FileSeries:
@@ -221,8 +230,8 @@ def file_series(
     frequencies: set[str] = set()
     first: SourceGrid | None = None
     calendar, name, land = "standard", "", None
-    convert: Convert = None
-    dtype: np.dtype[Any] = np.dtype(np.float64)
+    scales: list[Scale] = []
+    dtype: np.dtype[Any] = np.dtype(np.float32)
     chunk = (0, 0)
     for index, (opener, at) in enumerate(zip(openers, places, strict=True)):
         with _opened(opener, at) as ds:
@@ -231,9 +240,6 @@ def file_series(
             _plain(ds[own_name], grid, _time_dim(ds), at)
             if first is None:
                 first, name = grid, own_name
-                convert = conversion(ds, name, at)
-                if convert is None and ds[name].dtype == np.float32:
-                    dtype = np.dtype(np.float32)
                 land = _land_fraction(ds, grid, at) if is_per_land(ds[name]) else None
                 chunk = _stored_together(ds[name], grid)
             elif grid.grid.shape != first.grid.shape or own_name != name:
@@ -245,6 +251,9 @@ def file_series(
                         f"{name} on {first.grid.shape} as in {places[0]}",
                     )
                 )
+            scales.append(conversion(ds, own_name, at))
+            if ds[own_name].dtype != np.float32:
+                dtype = np.dtype(np.float64)
             if static and _time_dim(ds) not in ds[own_name].dims:
                 frequency, calendar, found = "fx", "standard", [(2000, 1)]
             else:
@@ -273,7 +282,6 @@ def file_series(
         # One stamp a year, in separate files or with its own middle: an annual series.
         frequency = "yr"
         periods = {(year, 1): place for (year, _), place in periods.items()}
-    final, used_calendar = convert, calendar
     return FileSeries(
         where=where,
         frequency=frequency,
@@ -286,9 +294,7 @@ def file_series(
         places=periods,
         dtype=dtype,
         chunk=chunk,
-        convert=None
-        if final is None
-        else lambda values, period: final(values, period, frequency, used_calendar),
+        scales=scales,
     )
 
 
@@ -415,7 +421,7 @@ def _said(period: Period, frequency: str) -> str:
     return str(period[0]) if frequency == "yr" else f"{period[0]}-{period[1]:02d}"
 
 
-def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Convert:
+def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Scale:
     own = str(da.attrs.get("units", "")).strip()
     target = variable_table()[product.variable].units
     if product.units is not None:
@@ -433,21 +439,32 @@ def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Convert:
     else:
         units = own or product.native_units or ""
     scale = product.sign * product.factor
-    return _converter(convert_factor(units, target, at, product.variable), scale)
+    return _scale(convert_factor(units, target, at, product.variable), scale)
 
 
-def _converter(conversion: Conversion, scale: float = 1.0) -> Convert:
+def _scale(conversion: Conversion, scale: float = 1.0) -> Scale:
     if conversion.identity and scale == 1.0:
         return None
 
-    def convert(values: NDArray[Any], period: Period, frequency: str, calendar: str) -> Array:
-        days = None
+    def of(period: Period, frequency: str, calendar: str) -> tuple[float, float]:
+        seconds = 1.0
         if conversion.per is not None:
             per = "yr" if conversion.per == "year" or frequency == "yr" else "mon"
-            length = days_of(period, per, calendar)
-            # Annual means of an amount per month: the year holds twelve of them.
-            twelfth = frequency == "yr" and conversion.per == "month"
-            days = np.array([length / 12.0 if twelfth else length])
-        return np.asarray(conversion.apply((scale * values)[None], days)[0])
+            seconds = days_of(period, per, calendar) * SECONDS_PER_DAY
+            if frequency == "yr" and conversion.per == "month":
+                # Annual means of an amount per month: the year holds twelve of them.
+                seconds /= 12.0
+        return scale * conversion.factor / seconds, conversion.offset / seconds
 
-    return convert
+    return of
+
+
+@compiled
+def _scaled(
+    values: NDArray[Any], factors: Array, offsets: Array, places: NDArray[np.int64], out: Any
+) -> None:
+    """Steps (T, N) times factor plus offset (T,), each to its place in ``out``."""
+    for t in range(len(values)):
+        row = out[places[t]]
+        for i in range(values.shape[1]):
+            row[i] = values[t, i] * factors[t] + offsets[t]
