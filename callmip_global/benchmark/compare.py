@@ -81,6 +81,7 @@ class Comparison:
     the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
     product's mean. ``sums``: of (scheme, quantity), scheme "" for what all have in common.
     ``resampled``: of each pair (prior, posterior), where there are enough years.
+    ``days`` (T,): length of the ``periods``.
     ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
     ``annual``: region -> years and the same series.
     """
@@ -92,6 +93,7 @@ class Comparison:
     grid: Grid
     areas: dict[str, Array]
     periods: tuple[Period, ...]
+    days: Array
     n_months: int
     reference: Array
     maps: list[dict[str, NDArray[Any]]]
@@ -641,6 +643,7 @@ def _result(
         grid=gathered.grid,
         areas=gathered.areas,
         periods=gathered.periods,
+        days=gathered.days,
         n_months=len(gathered.periods) * (12 if annual_steps else 1),
         reference=reference,
         maps=gathered.maps,

@@ -383,7 +383,7 @@ def _kind(field: str) -> str | None:
         return "change"
     if field == "change_of_spread":
         return "spread_change"
-    return "spread" if field.startswith("spread_") else None
+    return "spread" if field in ("spread_prior", "spread_posterior") else None
 
 
 def _scales(files: list[dict[str, Any]]) -> dict[str, Scale]:

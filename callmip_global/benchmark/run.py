@@ -26,12 +26,13 @@ from callmip_global.benchmark.compare import (
     TooShortError,
     compare,
 )
-from callmip_global.benchmark.inputs import Run, pairs, read_runs
+from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
 from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, product_series
-from callmip_global.benchmark.tables import Score, number_text, write_scores
+from callmip_global.benchmark.spread import Spread, between_models, one_stage_notes
+from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import file_hash, write_json
 from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
@@ -43,7 +44,6 @@ _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 
 CHANGE = "Posterior-Prior"
 ALL_MODELS = "all models"
-MINIMUM_MODELS = 3  # below that a spread says nothing
 FREQUENCIES = ("mon", "yr")
 
 
@@ -198,11 +198,12 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
             series.close()
     found.problems += problems
     found.problems += check_runs(comparison)
-    found.notes += comparison.notes
-    files = _write_maps(work.maps, comparison)
+    found.notes += comparison.notes + one_stage_notes(comparison.runs)
+    spreads = between_models(comparison)
+    files = _write_maps(work.maps, comparison, spreads)
     for scheme in work.schemes:
-        found.rows += _rows(comparison, scheme)
-    found.entries.append(_entry(comparison, files, found.rows, work.runs))
+        found.rows += _rows(comparison, scheme, spreads)
+    found.entries.append(_entry(comparison, files, spreads, work.runs))
     return found
 
 
@@ -254,8 +255,10 @@ def run_numbers(
     return numbers, parts
 
 
-def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
-    units = variable_table()[comparison.product.variable].units
+def _rows(
+    comparison: Comparison, scheme: scores.Scheme, spreads: Sequence[Spread]
+) -> Iterator[Score]:
+    usual = variable_table()[comparison.product.variable].units
 
     def score(
         identity: Sequence[str],
@@ -264,9 +267,9 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
         value: float,
         cells: int,
         ends: tuple[float, float] = (math.nan, math.nan),
+        units: str = usual,
     ) -> Score:
         model, simulation, stage, member = identity
-        unitless = quantity.endswith(("_score", "_reduction"))
         return Score(
             variable=comparison.product.variable,
             product=comparison.product.name,
@@ -279,7 +282,7 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
             scheme=scheme.name,
             quantity=quantity,
             value=value if cells else math.nan,
-            units="1" if unitless else units,
+            units="1" if quantity.endswith(UNITLESS) else units,
             n_cells=cells,
             n_months=comparison.n_months,
             low=ends[0],
@@ -313,44 +316,26 @@ def _rows(comparison: Comparison, scheme: scores.Scheme) -> Iterator[Score]:
                     min(cells, cells_before),
                     (change + low, change + high),
                 )
-    for simulation, maps in _spreads(comparison).items():
-        for region, area in comparison.areas.items():
-            spread = {stage: scores.area_mean(field, area) for stage, field in maps.items()}
-            for stage, (value, cells) in spread.items():
-                yield score((ALL_MODELS, simulation, stage, ""), region, "spread", value, cells)
-            (before, cells), (after, _) = spread["Prior"], spread["Posterior"]
-            both = (ALL_MODELS, simulation, CHANGE, "")
-            yield score(both, region, "spread", after - before, cells)
-            reduction = 1.0 - after / before if before > 0 else math.nan
-            yield score(both, region, "spread_reduction", reduction, cells)
+    for spread in spreads:
+        both = (ALL_MODELS, spread.simulation, CHANGE, "")
+        for number, region in enumerate(comparison.areas):
+            cells = int(spread.cells[number])
+            for quantity in spread.values["Prior"]:
+                before, after = (float(spread.values[s][quantity][number]) for s in STAGES)
+                units = spread.units.get(quantity, usual)
+                for stage, value in (
+                    *zip(STAGES, (before, after), strict=True),
+                    (CHANGE, after - before),
+                ):
+                    of = (ALL_MODELS, spread.simulation, stage, "")
+                    yield score(of, region, quantity, value, cells, units=units)
+                if quantity in spread.reductions:
+                    share, low, high = map(float, spread.reductions[quantity][:, number])
+                    yield score(both, region, f"{quantity}_reduction", share, cells, (low, high))
 
 
 def _defined(parts: Mapping[str, float]) -> set[str]:
     return {name for name, value in parts.items() if math.isfinite(value)}
-
-
-def _spreads(comparison: Comparison) -> dict[str, dict[str, Array]]:
-    """Simulation -> stage -> map of the standard deviation across models, of their mean maps.
-
-    Only models that have both stages count, so that the two spreads are of the same models; the
-    members of one model count as their mean. Without three models there is no spread.
-    """
-    result = {}
-    for simulation in sorted({run.simulation for run in comparison.runs}):
-        means: dict[str, dict[str, Array]] = {}
-        for stage in ("Prior", "Posterior"):
-            members: dict[str, list[Array]] = {}
-            for run, own in zip(comparison.runs, comparison.maps, strict=True):
-                if (run.simulation, run.stage) == (simulation, stage):
-                    members.setdefault(run.model, []).append(own["mean"])
-            means[stage] = {model: np.mean(maps, axis=0) for model, maps in members.items()}
-        models = sorted(set(means["Prior"]) & set(means["Posterior"]))
-        if len(models) >= MINIMUM_MODELS:
-            result[simulation] = {
-                stage: np.std([of[model] for model in models], axis=0, ddof=1)
-                for stage, of in means.items()
-            }
-    return result
 
 
 # --- maps -------------------------------------------------------------------------------------
@@ -363,10 +348,16 @@ _TITLES = {
     "rmse_score": "centralised RMSE score",
     "seasonal_cycle_score": "seasonal cycle score",
     "interannual_score": "interannual variability score",
+    "spread": "standard deviation across models of the mean",
+    "spread_mad": "median absolute deviation across models of the mean",
+    "spread_range": "range across models of the mean",
+    "multi_model_bias": "mean of the models minus mean of the product",
 }
 
 
-def _write_maps(folder: Path, comparison: Comparison) -> list[dict[str, Any]]:
+def _write_maps(
+    folder: Path, comparison: Comparison, spreads: Sequence[Spread]
+) -> list[dict[str, Any]]:
     """One file per model, simulation and member, with both stages, and one per spread."""
     units = variable_table()[comparison.product.variable].units
     files: list[dict[str, Any]] = []
@@ -405,22 +396,19 @@ def _write_maps(folder: Path, comparison: Comparison) -> list[dict[str, Any]]:
                 "fields": list(fields),
             }
         )
-    for simulation, spread in _spreads(comparison).items():
+    for spread in spreads:
         fields = {
-            f"spread_{stage.lower()}": (
-                values,
-                units,
-                f"standard deviation across models of the mean, {stage.lower()}",
-            )
-            for stage, values in spread.items()
+            f"{name}_{stage.lower()}": (values, units, f"{_TITLES[name]}, {stage.lower()}")
+            for stage, maps in spread.maps.items()
+            for name, values in maps.items()
         }
-        name = _file_name(comparison, "all-models", simulation, "")
-        _write_map_file(folder / name, comparison, fields, f"{ALL_MODELS} {simulation}")
+        name = _file_name(comparison, "all-models", spread.simulation, "")
+        _write_map_file(folder / name, comparison, fields, f"{ALL_MODELS} {spread.simulation}")
         files.append(
             {
                 "file": f"maps/{name}",
                 "model": ALL_MODELS,
-                "simulation": simulation,
+                "simulation": spread.simulation,
                 "member": "",
                 "fields": list(fields),
             }
@@ -489,7 +477,7 @@ def _write_map_file(
 def _entry(
     comparison: Comparison,
     files: list[dict[str, Any]],
-    rows: Sequence[Score],
+    spreads: Sequence[Spread],
     runs: Sequence[Run],
 ) -> dict[str, Any]:
     """What the report shows of one comparison."""
@@ -512,6 +500,15 @@ def _entry(
         "annual": {
             name: {"years": years, "series": [_numbers(s) for s in series]}
             for name, (years, series) in comparison.annual.items()
+        },
+        "spread_models": {spread.simulation: list(spread.models) for spread in spreads},
+        "spread_cycles": {
+            region: {
+                spread.simulation: {s: _numbers(of[number]) for s, of in spread.cycles.items()}
+                for spread in spreads
+                if spread.cycles
+            }
+            for number, region in enumerate(comparison.cycles)
         },
         "maps": files,
         "notes": comparison.notes,

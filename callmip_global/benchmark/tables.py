@@ -25,7 +25,8 @@ class Score:
     ``frequency``: mon, yr, or fx for static products. ``stage``: Prior, Posterior, or
     Posterior-Prior for their difference. ``n_cells``: cells behind the number; ``n_months``:
     months that all series have in common (twelve per year for annual data). ``low``, ``high``:
-    ends of the 95 % interval of the value, NaN where none was made.
+    ends of the 95 % interval of the value, or of a reduction of the spread across models the range
+    of it when each model in turn is left out; NaN where none was made.
     """
 
     variable: str
@@ -46,6 +47,8 @@ class Score:
     high: float = math.nan
 
 
+# Quantities with such names have the unit 1.
+UNITLESS = ("_score", "_reduction", "_coverage", "_skill", "_share")
 COLUMNS = tuple(field.name for field in fields(Score))
 
 

@@ -1,0 +1,310 @@
+"""Between models: how far apart they are in both stages, what makes it up, whether it is honest.
+
+Everything is made of the models' mean maps and regional mean cycles that the one pass over the data
+has left; nothing is read again. The same models count in both stages, those that have both, and the
+members of one model count as their mean.
+
+Every number that has a reduction is made for all models and for all but each one in turn, so that a
+reduction that hangs on a single model shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callmip_global.benchmark.compare import Comparison
+from callmip_global.benchmark.inputs import STAGES, Run
+from callmip_global.benchmark.scores import MINIMUM_CALENDAR_MONTHS, RESOLUTION
+from callmip_global.compiled import compiled
+from callmip_global.variables import Variable, variable_table, windows
+
+Array = NDArray[np.float64]
+
+MINIMUM_MODELS = 3  # below that a spread says nothing
+_BLOCK = 4096  # cells whose values of all models are held at a time
+_YEAR_S = 365.25 * 86400.0
+# From the units of the variable table times m2.
+_TOTALS = {"PgC yr-1": 1e-12 * _YEAR_S, "1e3 km3 yr-1": 1e-15 * _YEAR_S, "PgC": 1e-12, "PW": 1e-15}
+_MAPPED = ("spread", "spread_mad", "spread_range")
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The models of one simulation that have both stages, R regions.
+
+    ``models``: their names. ``values``: stage -> quantity -> (R,). ``reductions``: quantity ->
+    (3, R) 1 - posterior / prior, the least and the largest of it when each model in turn is left
+    out; NaN where the prior has no spread to speak of. ``units``: of quantities that are not in the
+    units of the variable or 1. ``cells`` (R,): common cells. ``cycles``: stage -> (R, 12) standard
+    deviation across models of the regional mean of each calendar month; empty without months.
+    ``maps``: stage -> name -> (nlat, nlon) float32, NaN outside the common mask.
+    """
+
+    simulation: str
+    models: tuple[str, ...]
+    values: Mapping[str, Mapping[str, Array]]
+    reductions: Mapping[str, Array]
+    units: Mapping[str, str]
+    cells: NDArray[np.int64]
+    cycles: Mapping[str, Array]
+    maps: Mapping[str, Mapping[str, NDArray[np.float32]]]
+
+
+def between_models(comparison: Comparison) -> list[Spread]:
+    """The spread of each simulation that has at least three models with both stages."""
+    found = []
+    for simulation in sorted({run.simulation for run in comparison.runs}):
+        models = models_with_both_stages(comparison.runs, simulation)
+        if len(models) >= MINIMUM_MODELS:
+            found.append(_spread(comparison, simulation, models))
+    return found
+
+
+def one_stage_notes(runs: Sequence[Run]) -> list[str]:
+    """What to tell of models that do not count, in simulations of enough models for a spread."""
+    notes = []
+    for simulation in sorted({run.simulation for run in runs}):
+        names = sorted({run.model for run in runs if run.simulation == simulation})
+        both = models_with_both_stages(runs, simulation)
+        if len(both) == len(names) or len(names) < MINIMUM_MODELS:
+            continue
+        alone = ", ".join(name for name in names if name not in both)
+        what = f"spread between models, {simulation}: without {alone}, of one stage only"
+        if len(both) < MINIMUM_MODELS:
+            what += f"; the other {len(both)} are too few, {MINIMUM_MODELS} are needed"
+        notes.append(f"{what}.")
+    return notes
+
+
+def models_with_both_stages(
+    runs: Sequence[Run], simulation: str
+) -> dict[str, dict[str, list[int]]]:
+    """Model -> stage -> positions of its runs (members), of models that have both stages."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for k, run in enumerate(runs):
+        if run.simulation == simulation:
+            found.setdefault(run.model, {}).setdefault(run.stage, []).append(k)
+    return {model: found[model] for model in sorted(found) if set(found[model]) == set(STAGES)}
+
+
+def total_units(variable: Variable) -> str | None:
+    """Units of the variable's total over an area; None for one whose mean is what people ask for.
+
+    Source: config/plausible.yaml; carbon fluxes that are not in it have totals in PgC yr-1.
+    """
+    window = windows().get(variable.name)
+    if window is not None:
+        return window.units if window.of == "total" else None
+    return "PgC yr-1" if variable.upload_units == "kgC m-2 s-1" else None
+
+
+@compiled
+def _spread_of_cells(values: Array, found: Array) -> None:
+    """Fill ``found`` (N, 4, n + 1) from ``values`` (N, n): standard deviation (n - 1), median
+    absolute deviation, range and variance of all models, then without each model in turn."""
+    n_cells, n = values.shape
+    order = np.empty(n, np.int64)
+    kept = np.empty(n)
+    for c in range(n_cells):
+        for i in range(n):
+            j = i
+            while j > 0 and values[c, order[j - 1]] > values[c, i]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = i
+        for without in range(n + 1):
+            size = 0
+            total = 0.0
+            for i in range(n):
+                if order[i] != without - 1:
+                    kept[size] = values[c, order[i]]
+                    total += kept[size]
+                    size += 1
+            mean = total / size
+            square = 0.0
+            for i in range(size):
+                square += (kept[i] - mean) ** 2
+            median = 0.5 * (kept[(size - 1) // 2] + kept[size // 2])
+            # Departures from the median in ascending order, from the middle outwards.
+            low, high = (size + 1) // 2 - 1, (size + 1) // 2
+            departure = before = 0.0
+            for _ in range(size // 2 + 1):
+                before = departure
+                if high >= size or (low >= 0 and median - kept[low] <= kept[high] - median):
+                    departure = median - kept[low]
+                    low -= 1
+                else:
+                    departure = kept[high] - median
+                    high += 1
+            variance = square / (size - 1)
+            found[c, 0, without] = np.sqrt(variance)
+            found[c, 1, without] = departure if size % 2 else 0.5 * (before + departure)
+            found[c, 2, without] = kept[size - 1] - kept[0]
+            found[c, 3, without] = variance
+
+
+def left_out_variance(values: Any) -> Array:
+    """(1 + n, ...) variance (n - 1) of ``values`` (n, ...) of all models, then without each."""
+    values = np.asarray(values, np.float64)
+    kept = [values, *(np.delete(values, k, axis=0) for k in range(len(values)))]
+    return np.stack([np.var(some, axis=0, ddof=1) for some in kept])
+
+
+def seasonal_variance(cycles: Any, days: Any) -> Array:
+    """(1 + n, R) variance across models of the shape of their regional mean cycles.
+
+    cycles : (n, R, 12) of each model, NaN for a month without a value;  days : (12,) weights
+
+    The mean over the year is taken off each cycle, for it is part of the offset. NaN where fewer
+    than MINIMUM_CALENDAR_MONTHS months are there.
+    """
+    cycles = np.asarray(cycles, np.float64)
+    there = np.isfinite(cycles).all(axis=0)
+    weight = np.where(there, days, 0.0)
+    enough = there.sum(axis=-1) >= MINIMUM_CALENDAR_MONTHS
+    weight /= np.where(enough, weight.sum(axis=-1), np.nan)[:, None]
+    cycles = np.where(there, cycles, 0.0)
+    departures = cycles - (cycles * weight).sum(axis=-1, keepdims=True)
+    return np.asarray((left_out_variance(departures) * weight).sum(axis=-1))
+
+
+class _Sums:
+    """Sums over the common cells of one stage, block by block.
+
+    ``groups``: the mean maps (nlat, nlon) of the members of each model.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Array]], reference: Array, n_regions: int) -> None:
+        n = len(groups)
+        self._groups = [[own.ravel() for own in members] for members in groups]
+        self._reference = reference.ravel()
+        self._spread = np.zeros((n_regions, 4, n + 1))
+        self._mean = np.zeros((n_regions, n))
+        self._square = np.zeros(n_regions)
+        self._misfit = np.zeros(n_regions)
+        self._covered = np.zeros(n_regions)
+        names = (*_MAPPED, "multi_model_bias")
+        self.maps = {name: np.full(reference.shape, np.nan, np.float32) for name in names}
+
+    def add(self, cells: NDArray[np.int64], areas: Array) -> None:
+        """Add N cells; ``areas`` (R, N) [m2]."""
+        reference = self._reference[cells]
+        members = ([own[cells] for own in group] for group in self._groups)
+        values = np.stack([np.mean(own, axis=0) for own in members], axis=1)
+        spread = np.empty((len(cells), 4, values.shape[1] + 1))
+        _spread_of_cells(values, spread)
+        bias = values.mean(axis=1) - reference
+        covered = (values.min(axis=1) <= reference) & (reference <= values.max(axis=1))
+        self._spread += np.tensordot(areas, spread, 1)
+        self._mean += areas @ values
+        self._square += areas @ np.mean(values**2, axis=1)
+        self._misfit += areas @ bias**2
+        self._covered += areas @ covered
+        for whole, own in zip(self.maps.values(), (*spread[:, :3, 0].T, bias), strict=True):
+            whole.reshape(-1)[cells] = own
+
+    def spreads(self, area: Array) -> dict[str, Array]:
+        """Quantity -> (1 + n, R) of all models, then without each; ``area`` (R,) of the cells."""
+        of_cells = (self._spread / area[:, None, None]).transpose(1, 2, 0)
+        offset = left_out_variance((self._mean / area[:, None]).T)
+        return {
+            **dict(zip(_MAPPED, of_cells[:3], strict=True)),
+            "spread_offset": np.sqrt(offset),
+            "spread_pattern": np.sqrt(np.maximum(of_cells[3] - offset, 0.0)),
+        }
+
+    def against_product(self, area: Array) -> dict[str, Array]:
+        """Quantity -> (R,): whether the spread is as large as the error of the multi-model mean."""
+        n = self._mean.shape[1]
+        rmse = np.sqrt(self._misfit / area)
+        wanted = np.sqrt((n + 1) / n * self._spread[:, 3, 0] / area)
+        return {
+            "multi_model_rmse": rmse,
+            "spread_skill": wanted / np.where(rmse > 0, rmse, np.nan),
+            "range_coverage": self._covered / area,
+        }
+
+    def floor(self, area: Array) -> Array:
+        """(R,) what is nothing beside the size of the values: no spread to be reduced."""
+        return np.asarray(RESOLUTION * np.sqrt(self._square / area))
+
+
+def _spread(
+    comparison: Comparison, simulation: str, models: Mapping[str, Mapping[str, Sequence[int]]]
+) -> Spread:
+    anomaly = comparison.product.anomaly
+    regions = [area.ravel() for area in comparison.areas.values()]
+    sums = {
+        stage: _Sums(
+            [[comparison.maps[k]["mean"] for k in of[stage]] for of in models.values()],
+            comparison.reference,
+            len(regions),
+        )
+        for stage in STAGES
+    }
+    cells = np.flatnonzero(np.isfinite(comparison.reference))
+    area, count = np.zeros(len(regions)), np.zeros(len(regions), np.int64)
+    for start in range(0, len(cells), _BLOCK):
+        block = cells[start : start + _BLOCK]
+        areas = np.stack([region[block] for region in regions])
+        area += areas.sum(axis=1)
+        count += (areas > 0).sum(axis=1)
+        for own in sums.values():
+            own.add(block, areas)
+    area[count == 0] = np.nan
+    units = total_units(variable_table()[comparison.product.variable])
+    extent = np.ones_like(area) if units is None else area * _TOTALS[units]
+    cycles = _cycles(comparison, models)
+    months = [month - 1 for _, month in comparison.periods] if cycles else []
+    days = np.bincount(months, comparison.days, 12) if cycles else np.empty(0)
+    spreads, values = {}, {}
+    for stage, own in sums.items():
+        found = own.spreads(area)
+        if cycles:
+            found["spread_seasonal"] = np.sqrt(seasonal_variance(cycles[stage], days))
+        found["total_spread"] = found["spread_offset"] * extent
+        spreads[stage] = found
+        values[stage] = {name: of[0] for name, of in found.items()}
+        if anomaly:
+            del own.maps["multi_model_bias"]
+        else:
+            values[stage] |= own.against_product(area)
+    floor = sums["Prior"].floor(area)
+    floors = {"total_spread": floor * extent}
+    return Spread(
+        simulation,
+        tuple(models),
+        values,
+        {
+            name: _reduction(before, spreads["Posterior"][name], floors.get(name, floor))
+            for name, before in spreads["Prior"].items()
+        },
+        {} if units is None else {"total_spread": units},
+        count,
+        {stage: np.std(of, axis=0, ddof=1) for stage, of in cycles.items()},
+        {stage: own.maps for stage, own in sums.items()},
+    )
+
+
+def _cycles(
+    comparison: Comparison, models: Mapping[str, Mapping[str, Sequence[int]]]
+) -> dict[str, Array]:
+    """Stage -> (n, R, 12) regional mean cycles of the models; empty without months."""
+    if not comparison.cycles:
+        return {}
+    series = np.array(list(comparison.cycles.values()))[:, 1:]
+    return {
+        stage: np.stack([series[:, list(of[stage])].mean(axis=1) for of in models.values()])
+        for stage in STAGES
+    }
+
+
+def _reduction(before: Array, after: Array, floor: Array) -> Array:
+    """(3, R) 1 - after / before of all models, and its ends when each in turn is left out."""
+    share = 1.0 - after / np.where(before > floor, before, np.nan)
+    return np.stack([share[0], share[1:].min(axis=0), share[1:].max(axis=0)])
