@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from callmip_global.benchmark import scores
 from callmip_global.benchmark.bootstrap import MINIMUM_DRAWN_YEARS, Resampled, YearSums
+from callmip_global.benchmark.ensemble import CellSums, Judged
 from callmip_global.benchmark.inputs import Run, pairs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
@@ -80,8 +81,8 @@ class Comparison:
     ``maps[k]``: per run, (nlat, nlon) maps of its mean, its bias, and the RMSE and the scores of
     the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
     product's mean. ``sums``: of (scheme, quantity), scheme "" for what all have in common.
-    ``resampled``: of each pair (prior, posterior), where there are enough years.
-    ``days`` (T,): length of the ``periods``.
+    ``resampled``: of each pair (prior, posterior), where there are enough years. ``judged``:
+    ensembles and stated uncertainties. ``days`` (T,): length of the ``periods``.
     ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
     ``annual``: region -> years and the same series.
     """
@@ -99,6 +100,7 @@ class Comparison:
     maps: list[dict[str, NDArray[Any]]]
     sums: dict[tuple[str, str], RegionalSums]
     resampled: dict[tuple[int, int], Resampled]
+    judged: Judged
     cycles: dict[str, list[list[float]]] = field(default_factory=dict)
     annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -125,16 +127,20 @@ def compare(
     regions: Sequence[Region],
     schemes: Sequence[Scheme],
     regridder: Regridder,
+    stated: Mapping[tuple[str, str, str, str], Series] | None = None,
 ) -> tuple[Comparison, list[Problem]]:
     """Compare all runs with a product at ``mon``, ``yr`` or ``fx``.
 
+    ``stated``: uncertainties that runs state of the variable, by the identity of the run.
     A run without a single value where the others have some is left out with a problem; the mask of
     the rest is common. Raises DataError where nothing is left to compare.
     """
     problems: list[Problem] = []
     kept = list(runs)
     while True:
-        gathered = _gather(product, reference, kept, frequency, regions, schemes, regridder)
+        gathered = _gather(
+            product, reference, kept, frequency, regions, schemes, regridder, stated or {}
+        )
         if gathered.values[0] == 0:
             raise DataError(
                 Problem(
@@ -158,6 +164,7 @@ def compare(
         if not kept:
             raise DataError(problems)
         if not empty:
+            problems += gathered.judged.problems()
             break
     return _result(product, [run for run, _ in kept], frequency, schemes, gathered), problems
 
@@ -166,10 +173,10 @@ def compare(
 class _Gathered:
     """What one pass found: maps, and regional sums; series are the reference, then the runs.
 
-    ``reference``, ``maps``, ``sums``, ``resampled``: as in ``Comparison``. ``area_valid``
-    (regions, T): common area [m2]; ``area_sums`` (series, regions, T): area times value.
-    ``cycle_sums``, ``cycle_areas`` (series, regions, 12): area times mean of the calendar month,
-    and that area. ``values`` (series,): how many there are, common or not.
+    ``reference``, ``maps``, ``sums``, ``resampled``, ``judged``: as in ``Comparison``.
+    ``area_valid`` (regions, T): common area [m2]; ``area_sums`` (series, regions, T): area times
+    value. ``cycle_sums``, ``cycle_areas`` (series, regions, 12): area times mean of the calendar
+    month, and that area. ``values`` (series,): how many there are, common or not.
     """
 
     grid: Grid
@@ -180,6 +187,7 @@ class _Gathered:
     maps: list[dict[str, NDArray[Any]]]
     sums: dict[tuple[str, str], RegionalSums]
     resampled: dict[tuple[int, int], Resampled]
+    judged: Judged
     area_valid: Array
     area_sums: Array
     cycle_sums: Array
@@ -196,6 +204,7 @@ def _gather(
     regions: Sequence[Region],
     schemes: Sequence[Scheme],
     regridder: Regridder,
+    stated: Mapping[tuple[str, str, str, str], Series],
 ) -> _Gathered:
     """Tile by tile of the map, and for each tile block by block of time, everything read once."""
     periods = _common_periods(product, reference, runs, frequency)
@@ -216,6 +225,14 @@ def _gather(
         [{} for _ in runs],
         {},
         {pair: Resampled.empty(n_regions) for pair in drawn},
+        Judged.empty(
+            [run for run, _ in runs],
+            stated,
+            product.variable,
+            n_regions,
+            static=frequency == "fx",
+            anomaly=product.anomaly,
+        ),
         np.zeros((n_regions, len(periods))),
         np.zeros((n_series, n_regions, len(periods))),
         np.zeros((n_series, n_regions, 12)),
@@ -247,7 +264,7 @@ def _gather_tile(
     grid, n_runs = found.grid, len(series) - 1
     areas = np.stack([area[box].ravel() for area in found.areas.values()])
     part, shares = _parts(areas, grid.cell_area[box].ravel())
-    sums, yearly = _tile_sums(
+    sums, yearly, judged = _tile_sums(
         found, product, series, static, frequency, box, regridder, part, shares
     )
     minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
@@ -257,6 +274,7 @@ def _gather_tile(
         return
     sums = sums.of_cells(cells)
     moments = sums.moments()
+    found.judged.add_tile(judged, cells, areas[:, cells], moments)
     if yearly is not None:
         yearly = yearly.of_cells(cells)
         for pair, resampled in found.resampled.items():
@@ -292,7 +310,7 @@ def _tile_sums(
     regridder: Regridder,
     part: NDArray[np.int64],
     shares: Array,
-) -> tuple[PairSums, YearSums | None]:
+) -> tuple[PairSums, YearSums | None, CellSums]:
     """The sums over time of a tile's cells; sums over the tile for each step go to ``found``."""
     grid, periods, n_runs = found.grid, found.periods, len(series) - 1
     n_cells, n_steps = len(part), len(periods)
@@ -303,12 +321,13 @@ def _tile_sums(
     yearly = None
     if found.resampled:
         yearly = YearSums.empty(n_runs, n_cells, int(years.max()) + 1)
+    judged = found.judged.tile(n_cells)
     stored = np.result_type(*(_type(s) for s in series[1:]))
-    size = _block_steps(n_cells, n_runs)
+    size = _block_steps(n_cells, n_runs + len(judged.stated))
     blocks = [slice(start, min(start + size, n_steps)) for start in range(0, n_steps, size)]
     buffers = [np.empty((n_runs, min(size, n_steps), n_cells), stored) for _ in blocks[:2]]
 
-    def read(number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(number: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
         block = periods[blocks[number]]
         if static is not None:
             r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
@@ -317,9 +336,13 @@ def _tile_sums(
         m = buffers[number % 2][:, : len(block)]
         for k, run in enumerate(series[1:]):
             m[k] = on_grid(run, block, grid, product.variable, regridder, box)
-        return r, m
+        sigmas = [
+            on_grid(said, block, grid, product.variable, regridder, box)
+            for said in found.judged.stated
+        ]
+        return r, m, sigmas
 
-    for here, (r, m) in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
+    for here, (r, m, sigmas) in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
         added = sums.add(
             r,
             m,
@@ -332,11 +355,12 @@ def _tile_sums(
         if yearly is not None:
             guesses = sums.guess_reference, sums.guess_model
             yearly.add(r, m, found.days[here], years[here], *guesses)
+        found.judged.add_block(judged, r, m, sigmas, found.days[here])
         found.area_valid[:, here] += shares @ added.areas
         found.area_sums[:, :, here] += shares @ added.sums
         found.values += added.seen
         found.implausible += added.outside
-    return sums, yearly
+    return sums, yearly, judged
 
 
 def _one_ahead(read: Callable[[int], T], count: int) -> Iterator[T]:
@@ -649,7 +673,9 @@ def _result(
         maps=gathered.maps,
         sums=gathered.sums,
         resampled=gathered.resampled,
+        judged=gathered.judged,
     )
+    comparison.notes += gathered.judged.notes(product.name)
     if frequency == "mon":
         comparison.cycles = _regional_cycles(gathered)
     if frequency != "fx":

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from callmip_global.benchmark.series import Opener, Series, file_opener, run_series
+import xarray as xr
+
+from callmip_global.benchmark.series import STATED, Opener, Series, file_opener, run_series
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import file_hash
 from callmip_global.store import is_store, open_store, store_digest, store_info
@@ -54,16 +56,31 @@ class Run:
         return " ".join(part for part in self.identity if part)
 
     def variables(self, frequency: str) -> set[str]:
-        """Names of the table's variables there are at a frequency."""
+        """Names of the table's variables there are at a frequency, and of a posterior run's stated
+        uncertainties of them."""
         if frequency not in self.sources:
             return set()
         with self.sources[frequency][1]() as ds:
-            return {name for name in variable_table() if name in ds.variables}
+            there = {name for name in variable_table() if name in ds.variables}
+            if self.stage == "Posterior":
+                there |= {n + STATED for n in there if n + STATED in ds.variables}
+            return there
 
     def series(self, variable: str, frequency: str) -> Series:
-        """A variable at a frequency that the run has."""
+        """A variable at a frequency that the run has, or the stated uncertainty of one."""
         where, opener = self.sources[frequency]
+        if variable.endswith(STATED):
+            opener = partial(_with_attributes, opener, variable)
         return run_series(where, [where], [opener], variable)
+
+
+def _with_attributes(opener: Opener, uncertainty: str) -> xr.Dataset:
+    """What a stated uncertainty does not say of itself, its variable says: units, and of what part
+    of the cell it is."""
+    ds = opener()
+    of, own = ds[uncertainty.removesuffix(STATED)].attrs, ds[uncertainty].attrs
+    said = {key: of[key] for key in ("units", "cell_methods") if key in of and not own.get(key)}
+    return ds.assign({uncertainty: ds[uncertainty].assign_attrs(said)})
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -30,7 +30,7 @@ from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
-from callmip_global.benchmark.series import AnnualSeries, FileSeries, Series, product_series
+from callmip_global.benchmark.series import STATED, AnnualSeries, FileSeries, Series, product_series
 from callmip_global.benchmark.spread import Spread, between_models, one_stage_notes
 from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
@@ -177,6 +177,15 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
             f"product {product.name}: {product.variable} not compared at {frequency}, {what}."
         )
         return found
+    stated = {}
+    for run, series in with_it:
+        try:
+            uncertainty = _run_series(run, product.variable + STATED, frequency, work.has)
+        except CallmipError as error:
+            found.problems += error.problems
+            continue
+        if uncertainty is not None and uncertainty.frequency == series.frequency:
+            stated[run.identity] = uncertainty
     try:
         comparison, problems = compare(
             product,
@@ -186,6 +195,7 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
             regions=work.regions,
             schemes=work.schemes,
             regridder=work.regridder,
+            stated=stated,
         )
     except TooShortError as error:
         found.short += error.problems
@@ -194,7 +204,7 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
         found.problems += error.problems
         return found
     finally:
-        for series in (seen, *(series for _, series in with_it)):
+        for series in (seen, *(series for _, series in with_it), *stated.values()):
             series.close()
     found.problems += problems
     found.problems += check_runs(comparison)
@@ -316,6 +326,8 @@ def _rows(
                     min(cells, cells_before),
                     (change + low, change + high),
                 )
+        for identity, quantity, value, cells in comparison.judged.rows(runs, number):
+            yield score(identity, region, quantity, value, cells)
     for spread in spreads:
         both = (ALL_MODELS, spread.simulation, CHANGE, "")
         for number, region in enumerate(comparison.areas):
@@ -510,6 +522,7 @@ def _entry(
             }
             for number, region in enumerate(comparison.cycles)
         },
+        "ensembles": comparison.judged.entries(list(comparison.areas)),
         "maps": files,
         "notes": comparison.notes,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ Box = tuple[slice, slice]
 Opener = Callable[[], xr.Dataset]
 # Factor and offset of one step, from its period, the frequency and the calendar; None: 1 and 0.
 Scale = Callable[[Period, str, str], tuple[float, float]] | None
+
+STATED = "_post_unc"
+"""Ends the name of the uncertainty (one sigma) that a calibration states of a variable."""
 
 # What a store holds in one chunk.
 _YEARS_AT_ONCE = 5
@@ -206,11 +209,16 @@ def product_series(product: Product) -> FileSeries:
 def run_series(
     where: str, places: Sequence[str], openers: Sequence[Opener], variable: str
 ) -> FileSeries:
-    """One variable of a run: named as in the protocol, in any units that convert to the table's."""
+    """One variable of a run: named as in the protocol, in any units that convert to the table's.
+
+    A stated uncertainty is a width: its units convert without their offset.
+    """
+    of = variable.removesuffix(STATED)
 
     def conversion(ds: xr.Dataset, name: str, at: str) -> Scale:
         units = str(ds[name].attrs.get("units", ""))
-        return _scale(convert_factor(units, variable_table()[variable].units, at, variable))
+        found = convert_factor(units, variable_table()[of].units, at, variable)
+        return _scale(found if of == variable else replace(found, offset=0.0))
 
     return file_series(where, places, openers, variable, variable, conversion)
 
