@@ -588,7 +588,7 @@ def _summary(
         },
         "synthetic": _synthetic_texts(runs, products),
         "frequencies": list(frequencies),
-        "regions": [{"name": region.name, "title": region.title} for region in regions],
+        "regions": [region.entry() for region in regions],
         "variables": {
             name: {"long_name": table[name].long_name, "units": table[name].units}
             for name in table
