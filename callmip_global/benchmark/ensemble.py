@@ -77,10 +77,16 @@ def ensembles_of(runs: Sequence[Run]) -> tuple[Ensemble, ...]:
 def _common(reference: NDArray[Any], models: NDArray[Any]) -> NDArray[np.bool_]:
     """(T, N) where the reference (T, N) and all models (K, T, N) have a value."""
     valid: NDArray[np.bool_] = np.isfinite(reference)
-    for k in range(len(models)):
-        for t in range(valid.shape[0]):
-            for c in range(valid.shape[1]):
-                valid[t, c] &= np.isfinite(models[k, t, c])
+    n_steps, n_cells = valid.shape
+    for t in range(n_steps):
+        for start in range(0, n_cells, _CELLS):
+            here = valid[t, start : start + _CELLS]
+            if not here.any():
+                continue  # sea
+            for k in range(len(models)):
+                values = models[k, t, start : start + _CELLS]
+                for i in range(len(here)):
+                    here[i] &= np.isfinite(values[i])
     return valid
 
 
@@ -96,33 +102,34 @@ def _rank(
     """Add a block to the ``sums`` (_RANKS + n + 1, N) of an ensemble of n ``members``."""
     n_steps, n_cells = reference.shape
     n = len(members)
-    total, below, equal = np.empty(_CELLS), np.empty(_CELLS, np.int64), np.empty(_CELLS, np.int64)
-    square = np.empty(_CELLS)
+    total, square = np.empty(_CELLS), np.empty(_CELLS)
+    below, equal = np.empty(_CELLS, np.int64), np.empty(_CELLS, np.int64)
+    cells = np.empty(_CELLS, np.uint32)  # unsigned: no index counts from the end
     for start in range(0, n_cells, _CELLS):
-        size = min(_CELLS, n_cells - start)
         for t in range(n_steps):
-            here = reference[t, start : start + size]
-            total[:] = 0.0
-            square[:] = 0.0
-            below[:] = 0
-            equal[:] = 0
+            count = 0
+            for c in range(start, min(start + _CELLS, n_cells)):
+                cells[count] = c
+                count += valid[t, c]
+            total[:count] = 0.0
+            square[:count] = 0.0
+            below[:count] = 0
+            equal[:count] = 0
             for k in members:
-                values = models[k, t, start : start + size]
-                for i in range(size):
-                    total[i] += np.float64(values[i])
-                    below[i] += values[i] < here[i]
-                    equal[i] += values[i] == here[i]
+                for i in range(count):
+                    value, here = models[k, t, cells[i]], reference[t, cells[i]]
+                    total[i] += np.float64(value)
+                    below[i] += value < here
+                    equal[i] += value == here
             for k in members:
-                values = models[k, t, start : start + size]
-                for i in range(size):
-                    square[i] += (np.float64(values[i]) - total[i] / n) ** 2
-            for i in range(size):
-                c = start + i
-                if not valid[t, c]:
-                    continue
+                for i in range(count):
+                    square[i] += (np.float64(models[k, t, cells[i]]) - total[i] / n) ** 2
+            for i in range(count):
+                c = cells[i]
+                error = total[i] / n - np.float64(reference[t, c])
                 sums[_LENGTH, c] += days[t]
                 sums[_VARIANCE, c] += days[t] * square[i] / (n - 1)
-                sums[_ERROR, c] += days[t] * (total[i] / n - np.float64(here[i])) ** 2
+                sums[_ERROR, c] += days[t] * error * error
                 share = days[t] / (equal[i] + 1)
                 for j in range(equal[i] + 1):
                     sums[_RANKS + below[i] + j, c] += share
