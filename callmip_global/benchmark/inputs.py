@@ -55,6 +55,14 @@ class Run:
         """The same in words."""
         return " ".join(part for part in self.identity if part)
 
+    def changed(self) -> list[int]:
+        """When its large files were changed last [ns]: their digests are of the ends alone."""
+        return [
+            path.stat().st_mtime_ns
+            for path, digest in zip(self.paths, self.digests.values(), strict=True)
+            if digest.startswith("ends-")
+        ]
+
     def variables(self, frequency: str) -> set[str]:
         """Names of the table's variables there are at a frequency, and of a posterior run's stated
         uncertainties of them."""
@@ -111,7 +119,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             continue
         known.sources.update(run.sources)
         known.paths.extend(run.paths)
-        known.digests.update(run.digests)
+        for path in run.paths:
+            # Files of one run may have one name, in folders of their own.
+            name = str(path) if path.name in known.digests else path.name
+            known.digests[name] = run.digests[path.name]
         known.synthetic = known.synthetic or run.synthetic
     if not paths:
         problems.append(Problem("benchmark", found="no store and no file", wanted="at least one"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +17,16 @@ from numpy.typing import NDArray
 from callmip_global import __version__
 from callmip_global.benchmark import scores
 from callmip_global.benchmark.bootstrap import DRAWS, LEVEL, MINIMUM_DRAWN_YEARS
+from callmip_global.benchmark.cache import (
+    FOLDER,
+    Found,
+    Kept,
+    file_digests,
+    maps_of,
+    product_parts,
+    unit_key,
+    versions,
+)
 from callmip_global.benchmark.compare import (
     MINIMUM_MONTHS,
     MINIMUM_YEARS,
@@ -34,7 +43,7 @@ from callmip_global.benchmark.series import STATED, AnnualSeries, FileSeries, Se
 from callmip_global.benchmark.spread import Spread, between_models, one_stage_notes
 from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
-from callmip_global.files import file_hash, write_json
+from callmip_global.files import write_json
 from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
 from callmip_global.store import grid_variables
 from callmip_global.variables import variable_table
@@ -69,9 +78,11 @@ def run_benchmark(
     with all runs.
 
     Writes ``out/scores.csv``, ``out/maps/*.nc``, ``out/benchmark.json`` (all that ``write_report``
-    needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. A product
-    that cannot be used is one line in its ``problems``; the rest goes on. Raises UsageError for
-    runs, frequencies, regions or schemes that cannot be used at all.
+    needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. What came
+    of each unit stays in ``out/kept``: a later call for the same ``out`` computes those whose
+    inputs have changed, or that a killed one has not done. A product that cannot be used is one
+    line in its ``problems``; the rest goes on. Raises UsageError for runs, frequencies, regions or
+    schemes that cannot be used at all.
     """
     chosen = select_regions(regions)
     used = scores.select_schemes(schemes)
@@ -83,31 +94,31 @@ def run_benchmark(
     if not products:
         raise UsageError(Problem("products", found="none", wanted="at least one product"))
     runs = read_runs(stores)
-    maps = out / "maps"
-    maps.mkdir(parents=True, exist_ok=True)
-    for old in [*maps.glob("*.nc"), *maps.glob(".*.tmp")]:
-        old.unlink()
+    for folder in ("maps", FOLDER):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    files = [product.files() for product in products]
+    digests = file_digests([path for own in files for path in own], out)
     has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
-    work = _Work(tuple(runs), has, chosen, used, regridder, maps)
+    work = _Work(tuple(runs), has, chosen, used, regridder, Kept(out))
     units = [
-        (product, frequency)
-        for product in products
+        _Unit(product, frequency, _key(work, product, frequency, [(p, digests[p]) for p in own]))
+        for product, own in zip(products, files, strict=True)
         for frequency in (("fx",) if product.static else frequencies)
     ]
-
-    def done(unit: tuple[Product, str], found: _Found, share: float) -> None:
-        progress(f"{unit[0].variable}: {unit[0].name}, {unit[1]}", share)
-
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    results = run_units(task_map, _compared, work, units, done)
+    results = _results(work, units, task_map, progress)
+    position = {run.identity: k for k, run in enumerate(runs)}
     for product in products:
-        own = [r for (of, _), r in zip(units, results, strict=True) if of is product]
+        own = [r for unit, r in zip(units, results, strict=True) if unit.product is product]
         for found in own:
             rows += found.rows
-            entries += found.entries
+            entries += [
+                {**entry, "runs": [position[*identity] for identity in entry["runs"]]}
+                for entry in found.entries
+            ]
             problems += [p for p in found.problems if _told(p) not in map(_told, problems)]
             notes += found.notes
         short = [p for found in own for p in found.short]
@@ -119,8 +130,11 @@ def run_benchmark(
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
-    summary = _summary(runs, products, chosen, used, frequencies, entries, problems, notes)
+    read = [{str(path): digests[path] for path in own} for own in files]
+    summary = _summary(runs, products, read, chosen, used, frequencies, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
+    maps = [name for found in results for name in maps_of(found)]
+    work.kept.remove_others([unit.key for unit in units], maps)
     return summary
 
 
@@ -138,24 +152,64 @@ class _Work:
     regions: Sequence[Region]
     schemes: Sequence[scores.Scheme]
     regridder: Regridder
-    maps: Path
+    kept: Kept
 
 
-@dataclass
-class _Found:
-    """What came of a product at a frequency. ``short``: too few steps, perhaps no fault."""
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """One product at one frequency with all runs. ``key``: what its result is kept under."""
 
-    rows: list[Score] = field(default_factory=list)
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    short: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    product: Product
+    frequency: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.product.variable}: {self.product.name}, {self.frequency}"
 
 
-def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
+def _key(work: _Work, product: Product, frequency: str, files: Sequence[tuple[Path, str]]) -> str:
+    """The key of a unit; empty where nothing may be kept of it."""
+    parts = product_parts(product, files)
+    runs = [
+        (run.identity, run.synthetic, run.digests, run.changed())
+        for run in work.runs
+        if _frequency_of(run, product.variable, frequency, work.has) is not None
+    ]
+    regions = [region.definition() for region in work.regions]
+    names = [scheme.name for scheme in work.schemes]
+    return unit_key(work.regridder, parts, frequency, runs, regions, names) if parts else ""
+
+
+def _results(
+    work: _Work, units: Sequence[_Unit], task_map: TaskMap, progress: Progress
+) -> list[Found]:
+    """What came of each unit: kept from an earlier call, or computed now."""
+    results = work.kept.load([unit.key for unit in units])
+    missing = [k for k, found in enumerate(results) if found is None]
+    there = len(units) - len(missing)
+    if there:
+        progress(f"{there} of {len(units)} comparisons kept from before", there / len(units))
+
+    def done(unit: _Unit, found: Found, share: float) -> None:
+        progress(str(unit), (there + share * len(missing)) / len(units))
+
+    computed = run_units(task_map, _kept, work, [units[k] for k in missing], done)
+    for k, found in zip(missing, computed, strict=True):
+        results[k] = found
+    return [found for found in results if found is not None]
+
+
+def _kept(work: _Work, unit: _Unit) -> Found:
+    """Compute one unit and keep what came of it."""
+    found = _compared(work, unit)
+    work.kept.save(unit.key, found)
+    return found
+
+
+def _compared(work: _Work, unit: _Unit) -> Found:
     """Compare one product at one frequency with all runs that have it, and write the maps."""
-    product, frequency = unit
-    found = _Found()
+    product, frequency = unit.product, unit.frequency
+    found = Found()
     with_it = [
         (run, series)
         for run in work.runs
@@ -210,22 +264,26 @@ def _compared(work: _Work, unit: tuple[Product, str]) -> _Found:
     found.problems += check_runs(comparison)
     found.notes += comparison.notes + one_stage_notes(comparison.runs)
     spreads = between_models(comparison)
-    files = _write_maps(work.maps, comparison, spreads)
+    files = _write_maps(work.kept.out / "maps", comparison, spreads)
     for scheme in work.schemes:
         found.rows += _rows(comparison, scheme, spreads)
-    found.entries.append(_entry(comparison, files, spreads, work.runs))
+    found.entries.append(_entry(comparison, files, spreads))
     return found
 
 
 def _run_series(run: Run, variable: str, frequency: str, has: _Has) -> Series | None:
     """The run's variable at a frequency: its own, or annual means of its months; None without."""
-    if frequency == "fx":
-        frequency = "mon" if variable in has[run.identity, "mon"] else "yr"
-    if variable in has[run.identity, frequency]:
-        return run.series(variable, frequency)
-    if frequency == "yr" and variable in has[run.identity, "mon"]:
-        return AnnualSeries(run.series(variable, "mon"))
-    return None
+    own = _frequency_of(run, variable, frequency, has)
+    if own is None:
+        return None
+    series = run.series(variable, own)
+    return AnnualSeries(series) if (frequency, own) == ("yr", "mon") else series
+
+
+def _frequency_of(run: Run, variable: str, frequency: str, has: _Has) -> str | None:
+    """The frequency of the data that a run is compared by at ``frequency``; None without any."""
+    wanted = {"fx": ("mon", "yr"), "mon": ("mon",), "yr": ("yr", "mon")}[frequency]
+    return next((own for own in wanted if variable in has[run.identity, own]), None)
 
 
 def _reference_series(reference: FileSeries, frequency: str) -> Series | None:
@@ -490,9 +548,8 @@ def _entry(
     comparison: Comparison,
     files: list[dict[str, Any]],
     spreads: Sequence[Spread],
-    runs: Sequence[Run],
 ) -> dict[str, Any]:
-    """What the report shows of one comparison."""
+    """What the report shows of one comparison; ``runs`` by their identities."""
     product = comparison.product
     first, last = comparison.periods[0], comparison.periods[-1]
     schemes = {scheme.name: _scheme_entry(comparison, scheme) for scheme in comparison.schemes}
@@ -507,7 +564,7 @@ def _entry(
         "units": variable_table()[product.variable].units,
         **schemes[comparison.schemes[0].name],
         "schemes": schemes,
-        "runs": [runs.index(run) for run in comparison.runs],
+        "runs": [list(run.identity) for run in comparison.runs],
         "cycles": {name: [_numbers(s) for s in cycle] for name, cycle in comparison.cycles.items()},
         "annual": {
             name: {"years": years, "series": [_numbers(s) for s in series]}
@@ -568,6 +625,7 @@ def _synthetic_texts(runs: Sequence[Run], products: Sequence[Product]) -> list[s
 def _summary(
     runs: Sequence[Run],
     products: Sequence[Product],
+    files: Sequence[Mapping[str, str]],
     regions: Sequence[Region],
     schemes: Sequence[scores.Scheme],
     frequencies: Sequence[str],
@@ -576,16 +634,12 @@ def _summary(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     table = variable_table()
-    packages = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
     return {
         **_scheme_text(schemes[0]),
         "schemes": [_scheme_text(scheme) for scheme in schemes],
         "minimum": {"months": MINIMUM_MONTHS, "years": MINIMUM_YEARS},
         "bootstrap": {"draws": DRAWS, "level": LEVEL, "minimum_years": MINIMUM_DRAWN_YEARS},
-        "versions": {
-            "callmip-global": __version__,
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": versions(),
         "synthetic": _synthetic_texts(runs, products),
         "frequencies": list(frequencies),
         "regions": [region.entry() for region in regions],
@@ -608,7 +662,7 @@ def _summary(
             for run in runs
         ],
         "pairs": [list(pair) for pair in pairs(runs)],
-        "products": [_product_entry(product) for product in products],
+        "products": [_product_entry(*one) for one in zip(products, files, strict=True)],
         "comparisons": entries,
         "problems": [str(problem) for problem in problems],
         "notes": list(dict.fromkeys(notes)),
@@ -624,7 +678,7 @@ def _scheme_text(scheme: scores.Scheme) -> dict[str, Any]:
     }
 
 
-def _product_entry(product: Product) -> dict[str, Any]:
+def _product_entry(product: Product, files: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": product.name,
         "variable": product.variable,
@@ -642,7 +696,7 @@ def _product_entry(product: Product) -> dict[str, Any]:
         "factor": product.factor,
         "sign": product.sign,
         "note": product.note,
-        "files": {str(path): file_hash(path) for path in product.files()},
+        "files": dict(files),
     }
 
 

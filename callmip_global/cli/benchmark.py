@@ -57,7 +57,6 @@ def benchmark(
     report.html; with many maps also pictures/*.png, which the report shows. A product that cannot
     be used is named on stderr and makes the exit code 1; the rest is done all the same.
     """
-    import xarray as xr
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -66,12 +65,8 @@ def benchmark(
     from callmip_global.benchmark.run import FREQUENCIES, raise_problems
     from callmip_global.benchmark.scores import COLLIER2018
     from callmip_global.config.products import load_products
-    from callmip_global.grid import Grid
     from callmip_global.parallel import one_by_one
     from callmip_global.regrid import regrid_dataset
-
-    def regridder(ds: xr.Dataset, grid: Grid) -> xr.Dataset:
-        return regrid_dataset(ds, grid=grid)
 
     require_paths(inputs)
     console = Console(stderr=True)
@@ -88,7 +83,7 @@ def benchmark(
             [path for given in inputs for path in _stores_in(given)],
             products=chosen,
             out=out,
-            regridder=regridder,
+            regridder=regrid_dataset,
             frequencies=frequency or FREQUENCIES,
             regions=region or tuple(REGIONS),
             schemes=scheme or (COLLIER2018.name,),

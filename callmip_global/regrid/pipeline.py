@@ -77,8 +77,8 @@ def _silent(message: str, done: float) -> None:
 
 def regrid_dataset(
     ds: xr.Dataset,
-    *,
     grid: Grid,
+    *,
     land_fraction: LandFraction = "auto",
     where: str = "dataset",
 ) -> xr.Dataset:

@@ -166,7 +166,7 @@ def _benchmark(
         products=load_products(Path(plan.settings["products"])),
         out=out,
         frequencies=tuple(plan.settings["frequencies"]),
-        regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
+        regridder=regrid_dataset,
         progress=progress_printer(),
         **spread,
     )

@@ -101,7 +101,7 @@ def benchmark(
         stores,
         products=products,
         out=out,
-        regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
+        regridder=regrid_dataset,
         **options,
     )
 

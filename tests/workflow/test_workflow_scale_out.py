@@ -562,7 +562,7 @@ def test_a_benchmark_by_local_processes_is_the_one_of_this_process(
             runs,
             products=products,
             out=out,
-            regridder=lambda ds, grid: regrid_dataset(ds, grid=grid),
+            regridder=regrid_dataset,
             task_map=task_map,
         )
         maps = {}
@@ -570,9 +570,11 @@ def test_a_benchmark_by_local_processes_is_the_one_of_this_process(
             with xr.open_dataset(path) as ds:
                 maps[path.name] = ds.load()
         texts = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+        texts |= {p.name: b"kept" for p in (out / "kept").iterdir() if p.name != "files.json"}
         found.append((texts, maps))
     (texts, maps), (spread_texts, spread_maps) = found
     assert spread_texts == texts
+    assert sum(text == b"kept" for text in texts.values()) == 4
     assert len(maps) == 4
     assert spread_maps.keys() == maps.keys()
     for name, ds in maps.items():

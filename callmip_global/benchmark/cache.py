@@ -1,0 +1,272 @@
+"""Results that are kept: a unit whose inputs are unchanged is not computed again.
+
+A unit is one product at one frequency with all runs that have its variable. What came of it lies
+in ``OUT/kept/<key>.json``; the key is a hash of all that it depends on: the content of the files
+of the product and of the runs, the entry in the products file, regions and schemes, and the code
+that computes it. It is written as soon as the unit is done, whole or not at all, so that a
+benchmark that was stopped goes on where it was.
+
+What is kept is never trusted unseen: a file that is damaged, of another form, or one of whose maps
+is gone or changed is as good as none. Nor is a product kept that could not be compared: to find
+that out again costs little, and the reason may have gone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, field, fields, is_dataclass
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from callmip_global import __version__
+from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.tables import COLUMNS, Score
+from callmip_global.data import data_path
+from callmip_global.errors import Problem
+from callmip_global.files import canonical_json, content_hash, text_hash, write_atomic
+
+FORM = 1
+FOLDER = "kept"
+UNREADABLE = "unreadable"
+PACKAGES = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
+"""Packages that the numbers and the maps are made with."""
+
+_INDEX = "files.json"
+_RACY_NS = 2_000_000_000
+_NUMBERS = tuple(COLUMNS.index(name) for name in ("value", "low", "high"))
+# Beside the code: units and plausible ranges of the variables.
+_TABLES = ("variables.yaml", "plausible.yaml")
+
+
+@dataclass
+class Found:
+    """What came of a unit.
+
+    ``entries``: of benchmark.json, at most one, whose ``runs`` are identities of runs. ``short``:
+    too few steps, perhaps no fault. Everything in ``entries`` is plain JSON.
+    """
+
+    rows: list[Score] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    short: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept in a benchmark's folder ``out``."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.out / FOLDER
+
+    def load(self, keys: Sequence[str]) -> list[Found | None]:
+        """What is kept under each key; None where there is nothing that can be used."""
+        return _in_threads(self._load, keys)
+
+    def save(self, key: str, found: Found) -> None:
+        """Keep what came of a unit whose maps are written; nothing where it has no comparison."""
+        if not key or not found.entries:
+            return
+        value = {
+            "form": FORM,
+            "rows": [_plain_row(row) for row in found.rows],
+            "entries": found.entries,
+            "problems": [astuple(problem) for problem in found.problems],
+            "short": [astuple(problem) for problem in found.short],
+            "notes": found.notes,
+            "maps": {name: content_hash(self.out / name) for name in maps_of(found)},
+        }
+        text = canonical_json(value)
+        write_atomic(self._path(key), f"{text_hash(text)}\n{text}\n")
+
+    def remove_others(self, keys: Collection[str], maps: Collection[str]) -> None:
+        """Remove what is kept under other keys, and maps (by their place in ``out``) but these."""
+        names = {self._path(key) for key in keys if key} | {self.folder / _INDEX}
+        places = {self.out / name for name in maps}
+        for folder, staying in ((self.folder, names), (self.out / "maps", places)):
+            for pattern in ("*.json", "*.nc", ".*.tmp"):
+                for path in folder.glob(pattern):
+                    if path not in staying:
+                        path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _load(self, key: str) -> Found | None:
+        if not key:
+            return None
+        try:
+            digest, _, text = self._path(key).read_text(encoding="utf-8").partition("\n")
+            if digest != text_hash(text.removesuffix("\n")):
+                return None
+            value = json.loads(text)
+            if value["form"] != FORM:
+                return None
+            for name, known in value["maps"].items():
+                if content_hash(self.out / name) != known:
+                    return None
+            return Found(
+                [_row(numbers) for numbers in value["rows"]],
+                value["entries"],
+                [Problem(*parts) for parts in value["problems"]],
+                [Problem(*parts) for parts in value["short"]],
+                value["notes"],
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def maps_of(found: Found) -> list[str]:
+    """The maps that a unit has written, by their place in the folder of the benchmark."""
+    return [file["file"] for entry in found.entries for file in entry["maps"]]
+
+
+_parts = attrgetter(*COLUMNS)
+
+
+def _plain_row(row: Score) -> list[Any]:
+    values = list(_parts(row))
+    for i in _NUMBERS:
+        values[i] = float(values[i]) if math.isfinite(values[i]) else None
+    return values
+
+
+def _row(values: list[Any]) -> Score:
+    row: list[Any] = [sys.intern(v) if isinstance(v, str) else v for v in values]
+    for i in _NUMBERS:
+        row[i] = math.nan if row[i] is None else row[i]
+    return Score(*row)
+
+
+# --- what a unit depends on -------------------------------------------------------------------
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions that a benchmark depends on, of this package and of others."""
+    return {
+        "callmip-global": __version__,
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the source code of this package and the tables of variables it reads."""
+    package = Path(__file__).resolve().parent.parent
+    sources = {str(path.relative_to(package)): path for path in package.rglob("*.py")}
+    sources |= {name: data_path("config", name) for name in _TABLES}
+    return text_hash(canonical_json({name: content_hash(sources[name]) for name in sources}))
+
+
+def unit_key(function: Callable[..., Any], *parts: Any) -> str:
+    """Name of what is kept of a unit that depends on ``parts``, this package and ``function``.
+
+    ``parts``: numbers, texts, arrays, and containers and dataclasses of them; TypeError for others.
+    Empty, which stands for nothing to be kept, where ``function`` is none of this package: what a
+    stranger's function does is not told by its name.
+    """
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+    if not name.startswith("callmip_global.") or "<" in name:
+        return ""
+    return text_hash(canonical_json([FORM, versions(), code_digest(), name, plain(parts)]))
+
+
+def product_parts(product: Product, files: Sequence[tuple[Path, str]]) -> Any:
+    """What of a product its comparison depends on: entry and content of files, not their place.
+
+    ``files``: with their digests. None where one cannot be read.
+    """
+    if any(digest == UNREADABLE for _, digest in files):
+        return None
+    entry = {f.name: getattr(product, f.name) for f in fields(product) if f.name != "paths"}
+    return entry, [(path.name, digest) for path, digest in files]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON that differs where the value does: arrays by their hash, paths by content."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, list(value.shape), text_hash(value.tobytes().hex())]
+    if isinstance(value, Path):
+        return content_hash(value)
+    if isinstance(value, Mapping):
+        return [[plain(key), plain(value[key])] for key in sorted(value)]
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        own = [[f.name, plain(getattr(value, f.name))] for f in fields(value)]
+        return [type(value).__qualname__, own]
+    raise TypeError(f"a {type(value).__name__} has no plain form that a key could be made of")
+
+
+# --- content of files -------------------------------------------------------------------------
+
+
+def file_digests(paths: Iterable[Path], out: Path) -> dict[Path, str]:
+    """sha256 of the content of each file (``unreadable`` where it cannot be read), read in threads.
+
+    A file that has the size, the times and the place on disk that it had when it was last read for
+    ``out`` is not read again; one that had just been written then is.
+    """
+    index = out / FOLDER / _INDEX
+    try:
+        known: dict[str, Any] = dict(json.loads(index.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    wanted = list(dict.fromkeys(paths))
+
+    def digest(path: Path) -> tuple[str, list[int] | None]:
+        now = time.time_ns()
+        try:
+            state = _state(path)
+            before = known.get(str(path))
+            if isinstance(before, list) and before[:-1] == state:
+                return str(before[-1]), state
+            found = content_hash(path)
+        except OSError:
+            return UNREADABLE, None
+        # What changes twice within a tick of the clock keeps its times.
+        settled = state is not None and max(state[1:3]) < now - _RACY_NS
+        return found, state if settled else None
+
+    read = dict(zip(wanted, _in_threads(digest, wanted), strict=True))
+    kept = {str(path): [*state, found] for path, (found, state) in read.items() if state}
+    if kept != known:
+        write_atomic(index, canonical_json(kept) + "\n")
+    return {path: found for path, (found, _) in read.items()}
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size, times and inode of a file; None for a folder, whose files may change without it."""
+    status = path.stat()
+    if path.is_dir():
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Results in order. Hashing frees the interpreter lock."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(min(len(items), len(os.sched_getaffinity(0)), 8)) as pool:
+        return list(pool.map(function, items))
