@@ -21,6 +21,14 @@ from callmip_global.benchmark.regions import Region, region_area
 from callmip_global.benchmark.scores import Scheme
 from callmip_global.benchmark.series import Box, Period, Series, days_of
 from callmip_global.benchmark.statistics import Moments, PairSums
+from callmip_global.benchmark.uncertainty import (
+    BEYOND,
+    CellUncertainty,
+    ExcessSums,
+    ProductUncertainty,
+    UncertaintyError,
+    no_values,
+)
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
 from callmip_global.store import PER_LAND
@@ -80,9 +88,10 @@ class Comparison:
 
     ``maps[k]``: per run, (nlat, nlon) maps of its mean, its bias, and the RMSE and the scores of
     the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
-    product's mean. ``sums``: of (scheme, quantity), scheme "" for what all have in common.
-    ``resampled``: of each pair (prior, posterior), where there are enough years. ``judged``:
-    ensembles and stated uncertainties. ``days`` (T,): length of the ``periods``.
+    product's mean; ``uncertainty``: its mean uncertainty, None without one. ``sums``: of (scheme,
+    quantity), scheme "" for what all have in common. ``resampled``: of each pair (prior,
+    posterior), where there are enough years. ``judged``: ensembles and stated uncertainties.
+    ``days`` (T,): length of the ``periods``.
     ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
     ``annual``: region -> years and the same series.
     """
@@ -101,6 +110,7 @@ class Comparison:
     sums: dict[tuple[str, str], RegionalSums]
     resampled: dict[tuple[int, int], Resampled]
     judged: Judged
+    uncertainty: Array | None = None
     cycles: dict[str, list[list[float]]] = field(default_factory=dict)
     annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -128,19 +138,25 @@ def compare(
     schemes: Sequence[Scheme],
     regridder: Regridder,
     stated: Mapping[tuple[str, str, str, str], Series] | None = None,
+    uncertainty: Series | None = None,
 ) -> tuple[Comparison, list[Problem]]:
     """Compare all runs with a product at ``mon``, ``yr`` or ``fx``.
 
     ``stated``: uncertainties that runs state of the variable, by the identity of the run.
     A run without a single value where the others have some is left out with a problem; the mask of
-    the rest is common. Raises DataError where nothing is left to compare.
+    the rest is common. ``uncertainty``: of the product, at the same steps; one that cannot be used
+    is a problem, and the rest is as without it. Raises DataError where nothing is left to compare.
     """
     problems: list[Problem] = []
     kept = list(runs)
     while True:
-        gathered = _gather(
-            product, reference, kept, frequency, regions, schemes, regridder, stated or {}
-        )
+        try:
+            options = regions, schemes, regridder, stated or {}, uncertainty
+            gathered = _gather(product, reference, kept, frequency, *options)
+        except UncertaintyError as error:
+            problems += error.problems
+            uncertainty = None
+            continue
         if gathered.values[0] == 0:
             raise DataError(
                 Problem(
@@ -194,6 +210,7 @@ class _Gathered:
     cycle_areas: Array
     values: NDArray[np.int64]
     implausible: int
+    uncertainty: ProductUncertainty | None = None
 
 
 def _gather(
@@ -205,6 +222,7 @@ def _gather(
     schemes: Sequence[Scheme],
     regridder: Regridder,
     stated: Mapping[tuple[str, str, str, str], Series],
+    uncertainty: Series | None,
 ) -> _Gathered:
     """Tile by tile of the map, and for each tile block by block of time, everything read once."""
     periods = _common_periods(product, reference, runs, frequency)
@@ -243,10 +261,23 @@ def _gather(
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
     boxes = _tiles(grid, series, 12 if frequency == "mon" else 1, n_years if drawn else 0)
+    budget = _HELD_BYTES if uncertainty is None else _HELD_BYTES // 2
     if static is None:
-        series[0] = _held(reference, periods, grid, product.variable, regridder, boxes)
+        series[0] = _held(reference, periods, grid, product.variable, regridder, boxes, budget)
+    if uncertainty is not None:
+        own = ProductUncertainty.of(uncertainty, pairs([run for run, _ in runs]), grid)
+        if static is not None:
+            own.static = _static_map(product, uncertainty, grid, regridder)
+        else:
+            own.series = _held(
+                uncertainty, periods, grid, product.variable, regridder, boxes, budget
+            )
+        found.uncertainty = own
     for box in boxes:
         _gather_tile(found, product, series, static, frequency, box, schemes, regridder)
+    used = found.uncertainty
+    if used is not None and used.counted and not used.known:
+        raise no_values(product)
     return found
 
 
@@ -291,6 +322,10 @@ def _gather_tile(
     areas = areas[:, cells]
     inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
     _place(found.reference, box, cells, moments.mean_reference)
+    if found.uncertainty is not None:
+        weight = sums.weight.sum(axis=0)
+        to = box, cells, areas
+        _add_uncertainty(found, product, series, frequency, schemes, regridder, to, moments, weight)
     for k in range(n_runs):
         _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
     if frequency == "mon":
@@ -313,7 +348,7 @@ def _tile_sums(
 ) -> tuple[PairSums, YearSums | None, CellSums]:
     """The sums over time of a tile's cells; sums over the tile for each step go to ``found``."""
     grid, periods, n_runs = found.grid, found.periods, len(series) - 1
-    n_cells, n_steps = len(part), len(periods)
+    n_cells = len(part)
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
@@ -322,27 +357,8 @@ def _tile_sums(
     if found.resampled:
         yearly = YearSums.empty(n_runs, n_cells, int(years.max()) + 1)
     judged = found.judged.tile(n_cells)
-    stored = np.result_type(*(_type(s) for s in series[1:]))
-    size = _block_steps(n_cells, n_runs + len(judged.stated))
-    blocks = [slice(start, min(start + size, n_steps)) for start in range(0, n_steps, size)]
-    buffers = [np.empty((n_runs, min(size, n_steps), n_cells), stored) for _ in blocks[:2]]
-
-    def read(number: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
-        block = periods[blocks[number]]
-        if static is not None:
-            r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
-        else:
-            r = on_grid(series[0], block, grid, product.variable, regridder, box)
-        m = buffers[number % 2][:, : len(block)]
-        for k, run in enumerate(series[1:]):
-            m[k] = on_grid(run, block, grid, product.variable, regridder, box)
-        sigmas = [
-            on_grid(said, block, grid, product.variable, regridder, box)
-            for said in found.judged.stated
-        ]
-        return r, m, sigmas
-
-    for here, (r, m, sigmas) in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
+    read = _blocks(found, product.variable, series, static, box, regridder, found.judged.stated)
+    for here, r, m, sigmas in read:
         added = sums.add(
             r,
             m,
@@ -361,6 +377,78 @@ def _tile_sums(
         found.values += added.seen
         found.implausible += added.outside
     return sums, yearly, judged
+
+
+def _blocks(
+    found: _Gathered,
+    variable: str,
+    series: Sequence[Series],
+    static: Array | None,
+    box: Box,
+    regridder: Regridder,
+    beside: Sequence[Series],
+) -> Iterator[tuple[slice, NDArray[Any], NDArray[Any], list[NDArray[Any]]]]:
+    """The steps of a tile, block by block: which they are, the first series (or the static map
+    instead) as (T, N), the others as (K, T, N), and those ``beside`` them as (T, N) each."""
+    grid, periods, n_steps = found.grid, found.periods, len(found.periods)
+    n_cells = found.reference[box].size
+    stored = np.result_type(*(_type(s) for s in series[1:]))
+    size = _block_steps(n_cells, len(series) - 1 + len(beside))
+    blocks = [slice(start, min(start + size, n_steps)) for start in range(0, n_steps, size)]
+    shape = (len(series) - 1, min(size, n_steps), n_cells)
+    buffers = [np.empty(shape, stored) for _ in blocks[:2]]
+
+    def read(number: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
+        block = periods[blocks[number]]
+        if static is not None:
+            r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
+        else:
+            r = on_grid(series[0], block, grid, variable, regridder, box)
+        m = buffers[number % 2][:, : len(block)]
+        for k, one in enumerate(series[1:]):
+            m[k] = on_grid(one, block, grid, variable, regridder, box)
+        return r, m, [on_grid(one, block, grid, variable, regridder, box) for one in beside]
+
+    for here, read_now in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
+        yield here, *read_now
+
+
+def _add_uncertainty(
+    found: _Gathered,
+    product: Product,
+    series: Sequence[Series],
+    frequency: str,
+    schemes: Sequence[Scheme],
+    regridder: Regridder,
+    to: tuple[Box, NDArray[np.int64], Array],
+    moments: Moments,
+    weight: Array,
+) -> None:
+    """Add what the uncertainty says of the cells of a tile that count, read again for it.
+
+    ``to``: the tile, its N cells that count, (regions, N) their areas [m2];  weight : (N,) length
+    of the common steps [days]
+    """
+    box, cells, areas = to
+    own, n_runs = found.uncertainty, len(series) - 1
+    assert own is not None
+    if own.static is not None:
+        there = CellUncertainty.of_map(own.static[box].ravel()[cells], moments.count)
+    else:
+        sums = ExcessSums.about(moments, cells, found.reference[box].size)
+        beside = [own.series]
+        read = _blocks(found, product.variable, series, None, box, regridder, beside)
+        for here, r, m, (u,) in read:
+            sums.add(r, m, u, found.days[here])
+        there = CellUncertainty.of_sums(sums, weight, cells)
+    own.known += int(there.known.sum())
+    own.counted += int(moments.count.sum())
+    _place(own.field, box, cells, there.field)
+    for k in range(n_runs):
+        fields = there.run_fields(moments, k, frequency, schemes, anomaly=product.anomaly)
+        _add_sums(found.sums, fields, k, n_runs, areas)
+    for i, j in () if product.anomaly else own.pairs:
+        _add_sums(found.sums, {("", BEYOND): there.beyond(moments, i, j)}, j, n_runs, areas)
 
 
 def _one_ahead(read: Callable[[int], T], count: int) -> Iterator[T]:
@@ -519,6 +607,7 @@ def _held(
     variable: str,
     regridder: Regridder,
     boxes: Sequence[Box],
+    budget: int,
 ) -> Series:
     """The reference, in memory where its files would be read again for each tile and it fits."""
     tile = [cut.stop - cut.start for cut in boxes[0]]
@@ -527,7 +616,7 @@ def _held(
     )
     n_cells = math.prod(grid.shape)
     size = _type(reference).itemsize * len(periods) * n_cells
-    if len(boxes) == 1 or fine or size > _HELD_BYTES:
+    if len(boxes) == 1 or fine or size > budget:
         return reference
     values = np.empty((len(periods), *grid.shape), _type(reference))
     step = _block_steps(n_cells, 0)
@@ -676,6 +765,9 @@ def _result(
         judged=gathered.judged,
     )
     comparison.notes += gathered.judged.notes(product.name)
+    if gathered.uncertainty is not None:
+        comparison.uncertainty = gathered.uncertainty.field
+        comparison.notes += gathered.uncertainty.notes(product)
     if frequency == "mon":
         comparison.cycles = _regional_cycles(gathered)
     if frequency != "fx":

@@ -26,6 +26,11 @@ from callmip_global.benchmark.series import (
     file_opener,
     product_series,
 )
+from callmip_global.benchmark.uncertainty import (
+    UncertaintyError,
+    no_values,
+    uncertainty_series,
+)
 from callmip_global.errors import DataError, Problem
 from callmip_global.timeaxis import canonical_calendar, time_name
 from callmip_global.units import CAUSES, same_units
@@ -57,6 +62,7 @@ RULES: dict[str, str] = {
     "sign": "the opposite sign, told by the range or by the northern seasons",
     "season": "greater in the northern winter than in its summer",
     "mask": "zeros where values should be missing",
+    "uncertainty": "no such variable, its unit, a negative or nameless fill value; used without",
 }
 """What is looked for, by the name that ends each line."""
 
@@ -142,7 +148,7 @@ def check_product(product: Product, *, quick: bool = False) -> list[Finding]:
     found += _of_period(series, product, names)
     if any(finding.refuse for finding in found):
         return found
-    return found + check_series(
+    found += check_series(
         series,
         product.variable,
         names,
@@ -150,6 +156,27 @@ def check_product(product: Product, *, quick: bool = False) -> list[Finding]:
         lacks_months=product.lacks_months,
         quick=quick,
     )
+    # A benchmark finds the same when it reads the uncertainty.
+    return found if quick else found + _of_uncertainty(product, series)
+
+
+def _of_uncertainty(product: Product, series: FileSeries) -> list[Finding]:
+    """The first thing that is wrong with the uncertainty; the product can be used all the same."""
+    try:
+        stated = uncertainty_series(product, series)
+        if stated is None:
+            return []
+        try:
+            there = [
+                bool(np.isfinite(stated.read(block)).any())
+                for _, block in _blocks(stated.series, quick=False)
+            ]
+        finally:
+            stated.close()
+            series.close()
+    except UncertaintyError as error:
+        return [Finding(problem, False) for problem in error.problems]
+    return [] if any(there) else [Finding(no_values(product).problems[0], False)]
 
 
 def check_series(
@@ -215,7 +242,9 @@ def _units(ds: xr.Dataset, product: Product) -> list[str]:
 
 
 def _of_units(units: Sequence[tuple[Path, str]], product: Product) -> Iterator[Finding]:
-    """All files are converted by the unit of the first: another one in another file is a fault."""
+    """A factor is for one unit: another one in another file is a fault."""
+    if product.units is None:
+        return
     for path, text in units[1:]:
         first, wanted = units[0]
         if not same_units(text, wanted):

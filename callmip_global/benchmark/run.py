@@ -39,9 +39,15 @@ from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
-from callmip_global.benchmark.series import STATED, AnnualSeries, FileSeries, Series, product_series
+from callmip_global.benchmark.series import STATED, AnnualSeries, Series, product_series
 from callmip_global.benchmark.spread import Spread, between_models, one_stage_notes
 from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
+from callmip_global.benchmark.uncertainty import (
+    BEYOND,
+    RUN_QUANTITIES,
+    UncertaintyError,
+    uncertainty_series,
+)
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import write_json
 from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
@@ -240,6 +246,12 @@ def _compared(work: _Work, unit: _Unit) -> Found:
             continue
         if uncertainty is not None and uncertainty.frequency == series.frequency:
             stated[run.identity] = uncertainty
+    own: Series | None = None
+    try:
+        beside = uncertainty_series(product, reference)
+        own = None if beside is None else _reference_series(beside, frequency)
+    except UncertaintyError as error:
+        found.problems += error.problems
     try:
         comparison, problems = compare(
             product,
@@ -250,6 +262,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
             schemes=work.schemes,
             regridder=work.regridder,
             stated=stated,
+            uncertainty=own,
         )
     except TooShortError as error:
         found.short += error.problems
@@ -260,6 +273,8 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     finally:
         for series in (seen, *(series for _, series in with_it), *stated.values()):
             series.close()
+        if own is not None:
+            own.close()
     found.problems += problems
     found.problems += check_runs(comparison)
     found.notes += comparison.notes + one_stage_notes(comparison.runs)
@@ -286,7 +301,7 @@ def _frequency_of(run: Run, variable: str, frequency: str, has: _Has) -> str | N
     return next((own for own in wanted if variable in has[run.identity, own]), None)
 
 
-def _reference_series(reference: FileSeries, frequency: str) -> Series | None:
+def _reference_series(reference: Series, frequency: str) -> Series | None:
     if frequency in ("fx", reference.frequency):
         return reference
     if frequency == "yr" and reference.frequency == "mon":
@@ -318,6 +333,10 @@ def run_numbers(
         else:
             number = comparison.mean(scheme.name, name, k, region)
             numbers[name] = (math.nan, 0) if number is None else number
+    for name in RUN_QUANTITIES:
+        number = comparison.mean(scheme.name, name, k, region)
+        if number is not None:
+            numbers[name] = number
     parts = {name: numbers[name][0] for name in wanted}
     numbers["overall_score"] = (scheme.overall(parts)[0], numbers["mean"][1])
     return numbers, parts
@@ -370,7 +389,7 @@ def _rows(
             drawn = comparison.resampled.get((i, j))
             ends = drawn.ends(number, scheme, (prior_parts, posterior_parts)) if drawn else {}
             for quantity, (after, cells) in posterior.items():
-                if quantity == "reference_mean":
+                if quantity == "reference_mean" or quantity in RUN_QUANTITIES:
                     continue
                 before, cells_before = prior[quantity]
                 # Overall scores of different sets of scores do not differ by the calibration alone.
@@ -384,6 +403,9 @@ def _rows(
                     min(cells, cells_before),
                     (change + low, change + high),
                 )
+            beyond = comparison.mean("", BEYOND, j, region)
+            if beyond is not None:
+                yield score((model, simulation, CHANGE, member), region, BEYOND, *beyond)
         for identity, quantity, value, cells in comparison.judged.rows(runs, number):
             yield score(identity, region, quantity, value, cells)
     for spread in spreads:
@@ -442,6 +464,8 @@ def _write_maps(
         fields: dict[str, tuple[NDArray[Any], str, str]] = {
             "reference": (comparison.reference, units, "mean of the product")
         }
+        if comparison.uncertainty is not None:
+            fields["uncertainty"] = comparison.uncertainty, units, "mean uncertainty of the product"
         for k, stage in ((i, "prior"), (j, "posterior")):
             if k is None:
                 continue
@@ -692,6 +716,7 @@ def _product_entry(product: Product, files: Mapping[str, str]) -> dict[str, Any]
         "anomaly": product.anomaly,
         "window": list(product.window) if product.window else None,
         "source": product.source,
+        "uncertainty": product.uncertainty,
         "units": product.units,
         "factor": product.factor,
         "sign": product.sign,

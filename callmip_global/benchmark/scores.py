@@ -53,6 +53,17 @@ def error_score(error: Any, scale: Any) -> Array:
     return np.asarray(np.exp(-np.abs(np.asarray(error, np.float64)) / np.asarray(scale)))
 
 
+def scale_in_time(moments: Moments, frequency: str) -> Array:
+    """(N,) standard deviation of the reference, by which errors are scored; NaN without one.
+
+    A map has no sigma in time: its own size is the scale.
+    """
+    mean = moments.mean_reference
+    if frequency == "fx":
+        return np.where(np.abs(mean) > 0, np.abs(mean), np.nan)
+    return noticeable(np.sqrt(moments.variance_reference), mean)
+
+
 def centred_rmse(variance_model: Any, variance_reference: Any, covariance: Any) -> Array:
     """sqrt(var m + var r - 2 cov), 0 where rounding makes that negative."""
     square = np.asarray(variance_model) + variance_reference - 2.0 * np.asarray(covariance)
@@ -191,11 +202,9 @@ class Scheme:
         """(N,) RMSE and scores of run ``k`` as far as they apply; scores NaN where undefined."""
         mean_r = moments.mean_reference
         bias = moments.mean_model[k] - mean_r
+        sigma = scale_in_time(moments, frequency)
         if frequency == "fx":
-            # A map has no sigma in time: its own size is the scale.
-            size = np.abs(mean_r)
-            return {"bias_score": error_score(bias, np.where(size > 0, size, np.nan))}
-        sigma = noticeable(np.sqrt(moments.variance_reference), mean_r)
+            return {"bias_score": error_score(bias, sigma)}
         cycles = moments.cycle_model[k], moments.cycle_reference
         if self.cycle_rmse and frequency == "mon":
             rmse, crmse = cycle_errors(*cycles)

@@ -74,8 +74,8 @@ def days_of(period: Period, frequency: str, calendar: str) -> float:
 class FileSeries:
     """A series over any number of parts (files, or one group of a store), opened when read.
 
-    ``scales``: of each part, for its own units. ``dtype``: float32 where all parts hold that, as
-    in a store, whatever their units; else float64.
+    ``labels``: of each part, for messages; ``scales``: of each part, for its own units.
+    ``dtype``: float32 where all parts hold that, as in a store, whatever their units; else float64.
     """
 
     where: str
@@ -85,6 +85,7 @@ class FileSeries:
     grid: Grid
     land: Array | None
     openers: Sequence[Opener]
+    labels: Sequence[str]
     name: str
     places: dict[Period, tuple[int, int]]
     dtype: np.dtype[Any]
@@ -103,7 +104,8 @@ class FileSeries:
         wanted = [(*self.places[period], i) for i, period in enumerate(periods)]
         for part in sorted({place[0] for place in wanted}):
             ds, source = self._part(part)
-            da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), self.where))
+            at = self.labels[part]
+            da = source.to_grid_order(_plain(ds[self.name], source, _time_dim(ds), at))
             steps = [step for p, step, _ in wanted if p == part]
             places = [i for p, _, i in wanted if p == part]
             if _time_dim(ds) in da.dims:
@@ -116,14 +118,18 @@ class FileSeries:
                 values = np.asarray(da.values)
             except (OSError, RuntimeError, ValueError) as error:
                 raise DataError(
-                    Problem(self.where, self.name, f"data that cannot be read ({_short(error)})")
+                    Problem(at, self.name, f"data that cannot be read ({_short(error)})")
                 ) from error
             fill = unmasked_fill(values)
             if fill is not None:
                 found = f"{fill:g}, which no attribute calls missing"
                 remedy = f"Name it first: ncatted -a _FillValue,{self.name},o,f,{fill:g} FILE"
-                raise DataError(Problem(self.where, self.name, found, "missing values", remedy))
-            values = values.reshape(len(steps), *shape)
+                raise DataError(Problem(at, self.name, found, "missing values", remedy))
+            if _time_dim(ds) in da.dims or len(steps) == 1:
+                values = values.reshape(len(steps), *shape)
+            else:
+                # What has no time of its own is the same at every step.
+                values = np.repeat(values[None], len(steps), axis=0)
             scale = self.scales[part]
             if scale is None and places == list(range(len(periods))):
                 return values.astype(self.dtype, copy=False)
@@ -135,12 +141,16 @@ class FileSeries:
             _scaled(values.reshape(len(steps), -1), factors, offsets, np.array(places), flat)
         return out
 
+    def place(self, period: Period) -> str:
+        """The part that a period is in, for messages."""
+        return self.labels[self.places[period][0]]
+
     def _part(self, part: int) -> tuple[xr.Dataset, SourceGrid]:
         """The open part; only one is held open at a time."""
         if self._open is None or self._open[0] != part:
             self.close()
             ds = self.openers[part]()
-            self._open = (part, ds, grid_of(ds, self.where))
+            self._open = (part, ds, grid_of(ds, self.labels[part]))
         return self._open[1:]
 
     def close(self) -> None:
@@ -218,7 +228,7 @@ def run_series(
     def conversion(ds: xr.Dataset, name: str, at: str) -> Scale:
         units = str(ds[name].attrs.get("units", ""))
         found = convert_factor(units, variable_table()[of].units, at, variable)
-        return _scale(found if of == variable else replace(found, offset=0.0))
+        return unit_scale(found if of == variable else replace(found, offset=0.0))
 
     return file_series(where, places, openers, variable, variable, conversion)
 
@@ -232,8 +242,13 @@ def file_series(
     conversion: Callable[[xr.Dataset, str, str], Scale],
     *,
     static: bool = False,
+    constant: bool = False,
 ) -> FileSeries:
-    """Index the parts by (year, month) and check that they are one series on one grid."""
+    """Index the parts by (year, month) and check that they are one series on one grid.
+
+    ``conversion`` of each part, for files may have different units. ``static``: a map without time
+    will do; ``constant``: so it will beside times, for all of them.
+    """
     periods: dict[Period, tuple[int, int]] = {}
     frequencies: set[str] = set()
     first: SourceGrid | None = None
@@ -262,7 +277,12 @@ def file_series(
             scales.append(conversion(ds, own_name, at))
             if ds[own_name].dtype != np.float32:
                 dtype = np.dtype(np.float64)
-            if static and _time_dim(ds) not in ds[own_name].dims:
+            timeless = _time_dim(ds) not in ds[own_name].dims
+            if timeless and not static and not constant and ds.sizes.get(_time_dim(ds), 1) > 1:
+                raise DataError(
+                    Problem(at, name, f"dimensions {ds[name].dims}", "time, latitude and longitude")
+                )
+            if static and timeless:
                 frequency, calendar, found = "fx", "standard", [(2000, 1)]
             else:
                 frequency, calendar, found = _periods(ds, at)
@@ -273,7 +293,7 @@ def file_series(
                         Problem(
                             at,
                             "time",
-                            f"{_said(period, frequency)} a second time",
+                            f"{said_period(period, frequency)} a second time",
                             f"each once ({places[periods[period][0]]} has it too)",
                         )
                     )
@@ -298,6 +318,7 @@ def file_series(
         grid=first.grid,
         land=land,
         openers=openers,
+        labels=places,
         name=name,
         places=periods,
         dtype=dtype,
@@ -425,7 +446,8 @@ def _separate_months(ds: xr.Dataset, at: str, error: DataError) -> tuple[str, st
     return "mon", steps[0].calendar, found
 
 
-def _said(period: Period, frequency: str) -> str:
+def said_period(period: Period, frequency: str) -> str:
+    """``2003`` or ``2003-07``."""
     return str(period[0]) if frequency == "yr" else f"{period[0]}-{period[1]:02d}"
 
 
@@ -447,10 +469,11 @@ def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Scale:
     else:
         units = own or product.native_units or ""
     scale = product.sign * product.factor
-    return _scale(convert_factor(units, target, at, product.variable), scale)
+    return unit_scale(convert_factor(units, target, at, product.variable), scale)
 
 
-def _scale(conversion: Conversion, scale: float = 1.0) -> Scale:
+def unit_scale(conversion: Conversion, scale: float = 1.0) -> Scale:
+    """``scale`` times the numbers, converted; None where they stay as they are."""
     if conversion.identity and scale == 1.0:
         return None
 

@@ -304,8 +304,23 @@ def test_every_file_of_a_product_is_looked_at_and_named(tmp_path):
     for year in (2002, 2003):
         (tmp_path / f"p{year}.nc").unlink()
     with_units("MJ m-2 day-1")(part).to_netcdf(tmp_path / "p2002.nc")
-    (line,) = lines(replace(product, paths=(str(tmp_path / "p*.nc"),)))
+    of_both = replace(product, paths=(str(tmp_path / "p*.nc"),), units="W m-2", factor=1.01)
+    (line,) = lines(of_both)
     assert "(p2002.nc): obs: found units 'MJ m-2 day-1', wanted 'W m-2' as in p2001.nc" in line
+
+
+def test_files_without_a_factor_are_converted_each_by_its_own_unit(tmp_path):
+    truth = cycles(2)
+    for year, units, size in ((2001, "W m-2", 1.0), (2002, "MJ m-2 day-1", 0.0864)):
+        part = truth[12 * (year - 2001) :][:12] * size
+        dataset("obs", part, GRID, axis_of((year, year)), units).to_netcdf(tmp_path / f"p{year}.nc")
+    product = Product(
+        name="P", variable="hfls", paths=(str(tmp_path / "p*.nc"),), kind="synthetic", source="obs"
+    )
+    assert lines(product) == []
+    run = write_run(tmp_path, truth, years=(2001, 2002))
+    benchmark([run], [product], tmp_path / "out", frequencies=["mon"])
+    assert number(tmp_path / "out", "rmse") == pytest.approx(0.0, abs=1e-5)
 
 
 def test_two_months_are_enough_where_a_quick_look_is_asked_for(tmp_path, monkeypatch):
