@@ -40,7 +40,7 @@ from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
 from callmip_global.benchmark.series import STATED, AnnualSeries, Series, product_series
-from callmip_global.benchmark.spread import Spread, between_models, one_stage_notes
+from callmip_global.benchmark.spread import Spread, between_models, land_fraction, one_stage_notes
 from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
 from callmip_global.benchmark.uncertainty import (
     BEYOND,
@@ -278,7 +278,10 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     found.problems += problems
     found.problems += check_runs(comparison)
     found.notes += comparison.notes + one_stage_notes(comparison.runs)
-    spreads = between_models(comparison)
+    compared = [own for run, own in with_it if run in comparison.runs]
+    spreads = between_models(
+        comparison, lambda: land_fraction(compared, comparison.grid, work.regridder)
+    )
     files = _write_maps(work.kept.out / "maps", comparison, spreads)
     for scheme in work.schemes:
         found.rows += _rows(comparison, scheme, spreads)

@@ -10,17 +10,22 @@ reduction that hangs on a single model shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from callmip_global.benchmark.compare import Comparison
+from callmip_global.benchmark.compare import Comparison, Regridder
 from callmip_global.benchmark.inputs import STAGES, Run
 from callmip_global.benchmark.scores import MINIMUM_CALENDAR_MONTHS, RESOLUTION
+from callmip_global.benchmark.series import Series
 from callmip_global.compiled import compiled
+from callmip_global.grid import Grid
+from callmip_global.store import grid_variables
 from callmip_global.variables import Variable, variable_table, windows
 
 Array = NDArray[np.float64]
@@ -55,13 +60,16 @@ class Spread:
     maps: Mapping[str, Mapping[str, NDArray[np.float32]]]
 
 
-def between_models(comparison: Comparison) -> list[Spread]:
-    """The spread of each simulation that has at least three models with both stages."""
+def between_models(comparison: Comparison, land: Callable[[], Array]) -> list[Spread]:
+    """The spread of each simulation that has at least three models with both stages.
+
+    ``land``: gives (nlat, nlon) the part of each cell that counts in totals (`land_fraction`).
+    """
     found = []
     for simulation in sorted({run.simulation for run in comparison.runs}):
         models = models_with_both_stages(comparison.runs, simulation)
         if len(models) >= MINIMUM_MODELS:
-            found.append(_spread(comparison, simulation, models))
+            found.append(_spread(comparison, simulation, models, land))
     return found
 
 
@@ -101,6 +109,28 @@ def total_units(variable: Variable) -> str | None:
     if window is not None:
         return window.units if window.of == "total" else None
     return "PgC yr-1" if variable.upload_units == "kgC m-2 s-1" else None
+
+
+def land_fraction(runs: Sequence[Series], grid: Grid, regridder: Regridder) -> Array:
+    """(nlat, nlon) part of each cell that the values are of, mean of the runs; 1 for a run whose
+    values are of whole cells or whose file does not say."""
+    found: list[tuple[Grid, Array]] = []
+    for series in runs:
+        whole = np.ones(series.grid.shape)
+        land = whole if series.land is None else np.clip(np.nan_to_num(series.land), 0.0, 1.0)
+        for known, total in found:
+            if known.same_cells(series.grid):
+                total += land
+                break
+        else:
+            found.append((series.grid, land))
+    mean = np.zeros(grid.shape)
+    for own, total in found:
+        if not own.same_cells(grid):
+            ds = xr.Dataset({"land": (("lat", "lon"), total)}, coords=grid_variables(own))
+            total = np.nan_to_num(regridder(ds, grid)["land"].transpose("lat", "lon").values)
+        mean += total / len(runs)
+    return mean
 
 
 @compiled
@@ -184,15 +214,15 @@ class _Sums:
         self._groups = [[own.ravel() for own in members] for members in groups]
         self._reference = reference.ravel()
         self._spread = np.zeros((n_regions, 4, n + 1))
-        self._mean = np.zeros((n_regions, n))
+        self._mean, self._total = np.zeros((2, n_regions, n))
         self._square = np.zeros(n_regions)
         self._misfit = np.zeros(n_regions)
         self._covered = np.zeros(n_regions)
         names = (*_MAPPED, "multi_model_bias")
         self.maps = {name: np.full(reference.shape, np.nan, np.float32) for name in names}
 
-    def add(self, cells: NDArray[np.int64], areas: Array) -> None:
-        """Add N cells; ``areas`` (R, N) [m2]."""
+    def add(self, cells: NDArray[np.int64], areas: Array, land: Array) -> None:
+        """Add N cells; ``areas`` (R, N) [m2]; ``land`` (N,) part of each that counts in totals."""
         reference = self._reference[cells]
         members = ([own[cells] for own in group] for group in self._groups)
         values = np.stack([np.mean(own, axis=0) for own in members], axis=1)
@@ -202,20 +232,26 @@ class _Sums:
         covered = (values.min(axis=1) <= reference) & (reference <= values.max(axis=1))
         self._spread += np.tensordot(areas, spread, 1)
         self._mean += areas @ values
+        self._total += (areas * land) @ values
         self._square += areas @ np.mean(values**2, axis=1)
         self._misfit += areas @ bias**2
         self._covered += areas @ covered
         for whole, own in zip(self.maps.values(), (*spread[:, :3, 0].T, bias), strict=True):
             whole.reshape(-1)[cells] = own
 
-    def spreads(self, area: Array) -> dict[str, Array]:
-        """Quantity -> (1 + n, R) of all models, then without each; ``area`` (R,) of the cells."""
+    def spreads(self, area: Array, factor: float) -> dict[str, Array]:
+        """Quantity -> (1 + n, R) of all models, then without each.
+
+        ``area`` (R,): of the cells. ``factor``: to the units of totals; NaN where there are none.
+        """
         of_cells = (self._spread / area[:, None, None]).transpose(1, 2, 0)
         offset = left_out_variance((self._mean / area[:, None]).T)
+        total = left_out_variance(factor * self._total.T) if math.isfinite(factor) else offset
         return {
             **dict(zip(_MAPPED, of_cells[:3], strict=True)),
             "spread_offset": np.sqrt(offset),
             "spread_pattern": np.sqrt(np.maximum(of_cells[3] - offset, 0.0)),
+            "total_spread": np.where(np.isfinite(area), np.sqrt(total), np.nan),
         }
 
     def against_product(self, area: Array) -> dict[str, Array]:
@@ -235,7 +271,10 @@ class _Sums:
 
 
 def _spread(
-    comparison: Comparison, simulation: str, models: Mapping[str, Mapping[str, Sequence[int]]]
+    comparison: Comparison,
+    simulation: str,
+    models: Mapping[str, Mapping[str, Sequence[int]]],
+    land: Callable[[], Array],
 ) -> Spread:
     anomaly = comparison.product.anomaly
     regions = [area.ravel() for area in comparison.areas.values()]
@@ -248,26 +287,28 @@ def _spread(
         for stage in STAGES
     }
     cells = np.flatnonzero(np.isfinite(comparison.reference))
-    area, count = np.zeros(len(regions)), np.zeros(len(regions), np.int64)
+    units = total_units(variable_table()[comparison.product.variable])
+    part = np.ones(comparison.reference.size) if units is None else land().ravel()
+    area, land_area = np.zeros((2, len(regions)))
+    count = np.zeros(len(regions), np.int64)
     for start in range(0, len(cells), _BLOCK):
         block = cells[start : start + _BLOCK]
         areas = np.stack([region[block] for region in regions])
         area += areas.sum(axis=1)
+        land_area += areas @ part[block]
         count += (areas > 0).sum(axis=1)
         for own in sums.values():
-            own.add(block, areas)
+            own.add(block, areas, part[block])
     area[count == 0] = np.nan
-    units = total_units(variable_table()[comparison.product.variable])
-    extent = np.ones_like(area) if units is None else area * _TOTALS[units]
+    factor = math.nan if units is None else _TOTALS[units]
     cycles = _cycles(comparison, models)
     months = [month - 1 for _, month in comparison.periods] if cycles else []
     days = np.bincount(months, comparison.days, 12) if cycles else np.empty(0)
     spreads, values = {}, {}
     for stage, own in sums.items():
-        found = own.spreads(area)
+        found = own.spreads(area, factor)
         if cycles:
             found["spread_seasonal"] = np.sqrt(seasonal_variance(cycles[stage], days))
-        found["total_spread"] = found["spread_offset"] * extent
         spreads[stage] = found
         values[stage] = {name: of[0] for name, of in found.items()}
         if anomaly:
@@ -275,7 +316,7 @@ def _spread(
         else:
             values[stage] |= own.against_product(area)
     floor = sums["Prior"].floor(area)
-    floors = {"total_spread": floor * extent}
+    floors = {} if units is None else {"total_spread": floor * factor * land_area}
     return Spread(
         simulation,
         tuple(models),

@@ -25,10 +25,12 @@ from callmip_global.benchmark.spread import (
     Spread,
     _spread_of_cells,
     between_models,
+    land_fraction,
     one_stage_notes,
     total_units,
 )
 from callmip_global.grid import Grid
+from callmip_global.regrid import regrid_dataset
 from callmip_global.variables import variable_table
 
 STAGES = ("Prior", "Posterior")
@@ -89,10 +91,17 @@ def studies(draw: st.DrawFn, least: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return size * (draw(st.sampled_from([0.0, 20.0])) + own), size * reference
 
 
-def spread_of(fields: np.ndarray, reference: np.ndarray, **options: object) -> Spread:
+def spread_of(
+    fields: np.ndarray, reference: np.ndarray, land: np.ndarray | None = None, **options: object
+) -> Spread:
     runs = [run_of(f"M{i}", stage) for stage, i in combinations(STAGES, range(fields.shape[1]))]
-    (spread,) = between_models(comparison_of([*fields[0], *fields[1]], runs, reference, **options))
+    comparison = comparison_of([*fields[0], *fields[1]], runs, reference, **options)
+    (spread,) = between_models(comparison, lambda: whole() if land is None else land)
     return spread
+
+
+def whole() -> np.ndarray:
+    return np.ones(GRID.shape)
 
 
 def by_days(values: np.ndarray) -> np.ndarray:
@@ -175,7 +184,7 @@ def test_members_count_as_their_mean_and_a_model_of_one_stage_not_at_all(study):
     runs = [*runs[:-1], run_of(f"M{n - 1}", "Posterior", 1), run_of(f"M{n - 1}", "Posterior", 2)]
     flat = [*flat[:-1], flat[-1] + off, flat[-1] - off]
     runs, flat = [*runs, run_of("LONE", "Prior")], [*flat, 100 * flat[0]]
-    (found,) = between_models(comparison_of(flat, runs, reference))
+    (found,) = between_models(comparison_of(flat, runs, reference), whole)
     assert found.models == alone.models
     for stage in STAGES:
         for name, expected in alone.values[stage].items():
@@ -271,6 +280,55 @@ def test_a_total_of_gpp_is_in_petagrams_a_year():
     found = spread.values["Prior"]["total_spread"][0]
     assert found == pytest.approx(GRID.cell_area.sum() * 1e-12, rel=1e-12)
     assert spread.units == {"total_spread": "PgC yr-1"}
+
+
+def test_of_a_cell_only_the_land_counts_in_a_total():
+    """Half of the north is land: its total differs by a quarter of the Earth; ts has no total."""
+    fields = np.zeros((2, 3, 12, *GRID.shape))
+    fields[:, 1, :, 2:] = 1.0
+    fields[:, 2, :, 2:] = 2.0
+    land = np.where(np.arange(4) < 2, 0.3, 0.5)[:, None] * np.ones(GRID.shape)
+    spread = spread_of(fields, np.zeros(GRID.shape), land, variable="cSoil")
+    earth = GRID.cell_area.sum() * 1e-12
+    assert spread.values["Prior"]["total_spread"][0] == pytest.approx(earth / 4, rel=1e-12)
+    assert spread.values["Prior"]["spread_offset"][0] == pytest.approx(0.5, rel=1e-12)
+    mean = spread_of(fields, np.zeros(GRID.shape), land, variable="ts").values["Prior"]
+    np.testing.assert_array_equal(mean["total_spread"], mean["spread_offset"])
+
+
+def test_the_land_of_runs_on_other_grids_is_as_large_on_the_common_one():
+    """Fine land of one run, none said by another: on the coarse grid the area of their mean."""
+    rng = np.random.default_rng(0)
+    fine = Grid("f", np.linspace(-90, 90, 9), np.linspace(-180, 180, 13))
+    land, own = rng.random(fine.shape), rng.random(GRID.shape)
+    runs = [
+        SimpleNamespace(grid=grid, land=given)
+        for grid, given in ((fine, land), (fine, land), (GRID, own), (GRID, None))
+    ]
+    found = land_fraction(runs, GRID, lambda ds, grid: regrid_dataset(ds, grid=grid))
+    expected = 2 * (land * fine.cell_area).sum() + ((1 + own) * GRID.cell_area).sum()
+    assert (found * GRID.cell_area).sum() == pytest.approx(expected / 4, rel=1e-9)
+    assert found.max() <= 1.0
+
+
+def test_runs_that_know_their_land_have_totals_of_land(tmp_path):
+    truth = cycles(1)
+    options = {"years": (2001, 2001)}
+    runs = [
+        write_run(tmp_path, truth + o, model=model, stage=stage, **options)
+        for stage in STAGES
+        for model, o in (("A", -1.0), ("B", 0.0), ("C", 1.0))
+    ]
+    for path in runs:
+        with xr.open_dataset(path, decode_times=False) as ds:
+            ds = ds.load()
+        ds["sftlf"] = (("lat", "lon"), np.full((6, 8), 40.0), {"units": "%"})
+        ds["hfls"].attrs["cell_methods"] = "area: mean where land"
+        path.unlink()
+        ds.to_netcdf(path)
+    benchmark(runs, [write_product(tmp_path, truth, **options)], tmp_path / "out")
+    found = number(tmp_path / "out", "total_spread", model="all models", stage="Prior")
+    assert found == pytest.approx(0.4 * GRID.cell_area.sum() * 1e-15, rel=1e-9)
 
 
 def test_models_of_one_stage_are_named_where_there_would_be_enough():
