@@ -41,8 +41,8 @@ _KNOWN_FILTERS = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _REMEDY = "Copy it again, or ask for it again; damaged copies look like this."
 
 
-# Rows that are contiguous in the file: what is done with them next finds them in the cache.
-_ROWS_BYTES = 2 * 1024**2
+# Steps that are contiguous in the file: what is done with them next finds them in the cache.
+_STEPS_BYTES = 2 * 1024**2
 # What two shards of months are read from is inflated once, as long as a row of chunks fits.
 _KEPT_BYTES = 384 * 1024**2
 
@@ -169,24 +169,29 @@ class Chunked:
         return out
 
     def _read_contiguous(self, file: int, box: Sequence[range], out: NDArray[Any]) -> None:
-        """Whole rows of the first dimension, a few at a time, and of those what is wanted."""
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        """Of each step of the first dimension what lies between the first and the last wanted row
+        of the second; whole steps a few at a time."""
         start = int(self.offsets.flat[0])
-        first = box[0] if box else range(1)
-        inner = tuple(slice(r.start, r.stop) for r in box[1:])
-        whole = all(len(r) == n for r, n in zip(box[1:], self.shape[1:], strict=True))
-        for low in range(first.start, first.stop, step := max(1, _ROWS_BYTES // row)):
-            high = min(low + step, first.stop)
-            target = out[low - first.start : high - first.start] if box else out.reshape(1)
-            if start < 0:
-                self._blank(target)
-                continue
+        if start < 0:
+            self._blank(out)
+            return
+        first, second, *rest = [*box, range(1), range(1)][: max(2, len(box))]
+        n_rows = self.shape[1] if len(box) > 1 else 1
+        row = math.prod(self.shape[2:]) * self.dtype.itemsize
+        step = n_rows * row
+        several = max(1, _STEPS_BYTES // step) if len(second) == n_rows else 1
+        into = out.reshape(len(first), len(second), *out.shape[2:])
+        columns = tuple(slice(r.start, r.stop) for r in rest)
+        whole = out.shape[2:] == self.shape[2:] and self.dtype == out.dtype
+        for low in range(first.start, first.stop, several):
+            high = min(low + several, first.stop)
+            target = into[low - first.start : high - first.start]
             rows = target
-            if not whole or self.dtype != out.dtype:
-                rows = np.empty((high - low, *self.shape[1:]), self.dtype)
-            self._fill(file, start + low * row, rows, "values", (low, high))
+            if not whole:
+                rows = np.empty((high - low, len(second), *self.shape[2:]), self.dtype)
+            self._fill(file, start + low * step + second.start * row, rows, "values", (low, high))
             if rows is not target:
-                target[...] = rows[(slice(None), *inner)] if box else rows
+                target[...] = rows[(slice(None), slice(None), *columns)]
             self._set_missing(target)
 
     def _read_chunks(self, file: int, box: Sequence[range], out: NDArray[Any]) -> None:

@@ -260,7 +260,8 @@ def _gather(
     )
     static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
-    boxes = _tiles(grid, series, 12 if frequency == "mon" else 1, n_years if drawn else 0)
+    n_slots = 12 if frequency == "mon" else 1
+    boxes = _tiles(grid, series, n_slots, n_years if drawn else 0, len(periods))
     budget = _HELD_BYTES if uncertainty is None else _HELD_BYTES // 2
     if static is None:
         series[0] = _held(reference, periods, grid, product.variable, regridder, boxes, budget)
@@ -273,8 +274,10 @@ def _gather(
                 uncertainty, periods, grid, product.variable, regridder, boxes, budget
             )
         found.uncertainty = own
+    reader = _Reader(grid, periods, product.variable, series, static, regridder)
+    blocks = reader.blocks(boxes, found.judged.stated)
     for box in boxes:
-        _gather_tile(found, product, series, static, frequency, box, schemes, regridder)
+        _gather_tile(found, product, reader, blocks, frequency, box, schemes)
     used = found.uncertainty
     if used is not None and used.counted and not used.known:
         raise no_values(product)
@@ -284,20 +287,17 @@ def _gather(
 def _gather_tile(
     found: _Gathered,
     product: Product,
-    series: Sequence[Series],
-    static: Array | None,
+    reader: _Reader,
+    blocks: Iterator[_Block],
     frequency: str,
     box: Box,
     schemes: Sequence[Scheme],
-    regridder: Regridder,
 ) -> None:
-    """Add one tile: its maps, and what it adds to the regional sums."""
-    grid, n_runs = found.grid, len(series) - 1
+    """Add one tile, the next of ``blocks``: its maps, and what it adds to the regional sums."""
+    grid, n_runs = found.grid, len(found.maps)
     areas = np.stack([area[box].ravel() for area in found.areas.values()])
     part, shares = _parts(areas, grid.cell_area[box].ravel())
-    sums, yearly, judged = _tile_sums(
-        found, product, series, static, frequency, box, regridder, part, shares
-    )
+    sums, yearly, judged = _tile_sums(found, product, blocks, frequency, box, part, shares)
     minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
     # Two thirds of the cells are sea: what follows is done for those that count.
     cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
@@ -325,7 +325,7 @@ def _gather_tile(
     if found.uncertainty is not None:
         weight = sums.weight.sum(axis=0)
         to = box, cells, areas
-        _add_uncertainty(found, product, series, frequency, schemes, regridder, to, moments, weight)
+        _add_uncertainty(found, product, reader, frequency, schemes, to, moments, weight)
     for k in range(n_runs):
         _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
     if frequency == "mon":
@@ -338,17 +338,14 @@ def _gather_tile(
 def _tile_sums(
     found: _Gathered,
     product: Product,
-    series: Sequence[Series],
-    static: Array | None,
+    blocks: Iterator[_Block],
     frequency: str,
     box: Box,
-    regridder: Regridder,
     part: NDArray[np.int64],
     shares: Array,
 ) -> tuple[PairSums, YearSums | None, CellSums]:
     """The sums over time of a tile's cells; sums over the tile for each step go to ``found``."""
-    grid, periods, n_runs = found.grid, found.periods, len(series) - 1
-    n_cells = len(part)
+    grid, periods, n_runs, n_cells = found.grid, found.periods, len(found.maps), len(part)
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
@@ -357,8 +354,8 @@ def _tile_sums(
     if found.resampled:
         yearly = YearSums.empty(n_runs, n_cells, int(years.max()) + 1)
     judged = found.judged.tile(n_cells)
-    read = _blocks(found, product.variable, series, static, box, regridder, found.judged.stated)
-    for here, r, m, sigmas in read:
+    for block in blocks:
+        here, r, m = block.steps, block.reference, block.models
         added = sums.add(
             r,
             m,
@@ -371,55 +368,79 @@ def _tile_sums(
         if yearly is not None:
             guesses = sums.guess_reference, sums.guess_model
             yearly.add(r, m, found.days[here], years[here], *guesses)
-        found.judged.add_block(judged, r, m, sigmas, found.days[here])
+        found.judged.add_block(judged, r, m, block.beside, found.days[here])
         found.area_valid[:, here] += shares @ added.areas
         found.area_sums[:, :, here] += shares @ added.sums
         found.values += added.seen
         found.implausible += added.outside
+        if block.last:
+            break
     return sums, yearly, judged
 
 
-def _blocks(
-    found: _Gathered,
-    variable: str,
-    series: Sequence[Series],
-    static: Array | None,
-    box: Box,
-    regridder: Regridder,
-    beside: Sequence[Series],
-) -> Iterator[tuple[slice, NDArray[Any], NDArray[Any], list[NDArray[Any]]]]:
-    """The steps of a tile, block by block: which they are, the first series (or the static map
-    instead) as (T, N), the others as (K, T, N), and those ``beside`` them as (T, N) each."""
-    grid, periods, n_steps = found.grid, found.periods, len(found.periods)
-    n_cells = found.reference[box].size
-    stored = np.result_type(*(_type(s) for s in series[1:]))
-    size = _block_steps(n_cells, len(series) - 1 + len(beside))
-    blocks = [slice(start, min(start + size, n_steps)) for start in range(0, n_steps, size)]
-    shape = (len(series) - 1, min(size, n_steps), n_cells)
-    buffers = [np.empty(shape, stored) for _ in blocks[:2]]
+@dataclass(frozen=True)
+class _Block:
+    """Some steps of a tile: ``reference`` (T, N), ``models`` (K, T, N), and what is ``beside``
+    them, (T, N) each. ``last``: of the tile."""
 
-    def read(number: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
-        block = periods[blocks[number]]
-        if static is not None:
-            r = np.broadcast_to(static[box].ravel(), (len(block), n_cells))
-        else:
-            r = on_grid(series[0], block, grid, variable, regridder, box)
-        m = buffers[number % 2][:, : len(block)]
-        for k, one in enumerate(series[1:]):
-            m[k] = on_grid(one, block, grid, variable, regridder, box)
-        return r, m, [on_grid(one, block, grid, variable, regridder, box) for one in beside]
+    steps: slice
+    reference: NDArray[Any]
+    models: NDArray[Any]
+    beside: list[NDArray[Any]]
+    last: bool
 
-    for here, read_now in zip(blocks, _one_ahead(read, len(blocks)), strict=True):
-        yield here, *read_now
+
+@dataclass(frozen=True)
+class _Reader:
+    """What the tiles are read from: the reference, or its ``static`` map instead, and the runs."""
+
+    grid: Grid
+    periods: tuple[Period, ...]
+    variable: str
+    series: Sequence[Series]
+    static: Array | None
+    regridder: Regridder
+
+    def blocks(self, boxes: Sequence[Box], beside: Sequence[Series]) -> Iterator[_Block]:
+        """All steps of the first tile, then of the next. A block is valid until the next but one:
+        the next is read while the caller works on it."""
+        n_runs, n_steps = len(self.series) - 1, len(self.periods)
+        stored = np.result_type(*(_type(s) for s in self.series[1:]))
+        work: list[tuple[Box, int, slice]] = []
+        for box in boxes:
+            n_cells = self.grid.cell_area[box].size
+            size = _block_steps(n_cells, n_runs + len(beside))
+            starts = range(0, n_steps, size)
+            work += [(box, n_cells, slice(start, min(start + size, n_steps))) for start in starts]
+        room = max(n_cells * (steps.stop - steps.start) for _, n_cells, steps in work)
+        buffers = [np.empty(n_runs * room, stored) for _ in work[:2]]
+
+        def read(number: int) -> _Block:
+            box, n_cells, steps = work[number]
+            own = self.periods[steps]
+            if self.static is not None:
+                r = np.broadcast_to(self.static[box].ravel(), (len(own), n_cells))
+            else:
+                r = self._values(self.series[0], own, box)
+            m = buffers[number % 2][: n_runs * len(own) * n_cells]
+            m = m.reshape(n_runs, len(own), n_cells)
+            for k, one in enumerate(self.series[1:]):
+                m[k] = self._values(one, own, box)
+            others = [self._values(one, own, box) for one in beside]
+            return _Block(steps, r, m, others, steps.stop == n_steps)
+
+        return _one_ahead(read, len(work))
+
+    def _values(self, series: Series, periods: Sequence[Period], box: Box) -> NDArray[Any]:
+        return on_grid(series, periods, self.grid, self.variable, self.regridder, box)
 
 
 def _add_uncertainty(
     found: _Gathered,
     product: Product,
-    series: Sequence[Series],
+    reader: _Reader,
     frequency: str,
     schemes: Sequence[Scheme],
-    regridder: Regridder,
     to: tuple[Box, NDArray[np.int64], Array],
     moments: Moments,
     weight: Array,
@@ -430,16 +451,15 @@ def _add_uncertainty(
     of the common steps [days]
     """
     box, cells, areas = to
-    own, n_runs = found.uncertainty, len(series) - 1
+    own, n_runs = found.uncertainty, len(found.maps)
     assert own is not None
     if own.static is not None:
         there = CellUncertainty.of_map(own.static[box].ravel()[cells], moments.count)
     else:
         sums = ExcessSums.about(moments, cells, found.reference[box].size)
-        beside = [own.series]
-        read = _blocks(found, product.variable, series, None, box, regridder, beside)
-        for here, r, m, (u,) in read:
-            sums.add(r, m, u, found.days[here])
+        for block in reader.blocks([box], [own.series]):
+            days = found.days[block.steps]
+            sums.add(block.reference, block.models, block.beside[0], days)
         there = CellUncertainty.of_sums(sums, weight, cells)
     own.known += int(there.known.sum())
     own.counted += int(moments.count.sum())
@@ -550,8 +570,13 @@ def _parts(areas: Array, whole: Array) -> tuple[NDArray[np.int64], Array]:
     return part.reshape(-1).astype(np.int64), kinds
 
 
-def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0) -> list[Box]:
+def _tiles(
+    grid: Grid, series: Sequence[Series], n_slots: int, n_years: int, n_steps: int
+) -> list[Box]:
     """Parts of the map whose sums fit in memory: whole chunks of what is read, or all of it.
+
+    Small ones where that costs no second reading: their sums stay in the processor's cache while
+    all steps are added.
 
     What is regridded, and files that hold whole maps, have to be read again for each tile; that is
     done where the sums of the whole map would take too much. The reference is first.
@@ -566,7 +591,7 @@ def _tiles(grid: Grid, series: Sequence[Series], n_slots: int, n_years: int = 0)
         rows, columns = (max((c[i] for c in small), default=1) for i in (0, 1))
         if any(chunk not in small for chunk in chunks[1:]):
             budget = _MOST_SUM_BYTES
-    fitting = max(1, min(budget // bytes_per_cell, _ARRAY_BYTES // (4 * _BLOCK_STEPS)))
+    fitting = max(1, min(budget // bytes_per_cell, _ARRAY_BYTES // (4 * n_steps)))
     columns = min(nlon, max(columns, fitting // rows // columns * columns))
     rows = min(nlat, max(rows, fitting // columns // rows * rows))
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,9 +92,15 @@ class FileSeries:
     dtype: np.dtype[Any]
     chunk: tuple[int, int]
     scales: Sequence[Scale] = field(repr=False)
-    _open: tuple[int, xr.Dataset, SourceGrid] | None = field(default=None, repr=False)
+    _open: tuple[int, xr.Dataset, SourceGrid] | None = field(default=None, init=False, repr=False)
+    # A second pass over a tile reads while the next tile is read ahead.
+    _reading: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def read(self, periods: Sequence[Period], box: Box | None = None) -> NDArray[Any]:
+        with self._reading:
+            return self._read(periods, box)
+
+    def _read(self, periods: Sequence[Period], box: Box | None) -> NDArray[Any]:
         rows, columns = box or (slice(None), slice(None))
         shape = [
             len(range(*cut.indices(n)))
@@ -331,6 +338,8 @@ def _stored_together(da: xr.DataArray, grid: SourceGrid) -> tuple[int, int]:
     """Rows and columns of a chunk; those of the map where that is not known."""
     chunks = da.encoding.get("preferred_chunks") or {}
     rows, columns = grid.grid.shape
+    if da.encoding.get("contiguous") and grid.lat_dim != da.dims[-1]:
+        return 1, columns
     return int(chunks.get(grid.lat_dim, rows)), int(chunks.get(grid.lon_dim, columns))
 
 

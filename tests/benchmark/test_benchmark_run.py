@@ -528,9 +528,11 @@ def test_a_map_taken_in_tiles_gives_the_numbers_of_the_whole(
         for i, stage in enumerate(("Prior", "Posterior"))
     ]
     found = []
+    rows = [slice(0, 5), slice(5, 10), slice(10, 12)]
+    columns = [slice(0, 7), slice(7, 14), slice(14, 18)]
     for out, boxes in (
         ("whole", [(slice(0, 12), slice(0, 18))]),
-        ("tiles", [(slice(a, a + 5), slice(b, b + 7)) for a in (0, 5, 10) for b in (0, 7, 14)]),
+        ("tiles", [(a, b) for a in rows for b in columns]),
     ):
         monkeypatch.setattr(comparing, "_tiles", lambda *_, boxes=boxes: boxes)
         benchmark(runs, [product], tmp_path / out, frequencies=[frequency])
@@ -549,7 +551,7 @@ def test_tiles_are_whole_chunks_that_fit_and_cover_the_map_once():
             self.grid, self.chunk = grid, chunk
 
     grid = standard_grid("0.5deg")
-    many = comparing._tiles(grid, [Stored(grid, (90, 90))] * 41, 12)
+    many = comparing._tiles(grid, [Stored(grid, (90, 90))] * 41, 12, 0, 240)
     assert all(b.start % 90 == 0 for box in many for b in box)
     covered = np.zeros(grid.shape, int)
     for box in many:
@@ -557,9 +559,9 @@ def test_tiles_are_whole_chunks_that_fit_and_cover_the_map_once():
     assert (covered == 1).all()
     assert len(many) > 4
     maps = [Stored(grid, (90, 90)), Stored(grid, grid.shape)]
-    assert comparing._tiles(grid, maps, 12) == [(slice(0, 360), slice(0, 720))]
+    assert comparing._tiles(grid, maps, 12, 0, 240) == [(slice(0, 360), slice(0, 720))]
     coarse = [Stored(grid, (90, 90)), Stored(standard_grid("1deg"), (90, 90))]
-    assert len(comparing._tiles(standard_grid("1deg"), coarse, 12)) == 1
+    assert len(comparing._tiles(standard_grid("1deg"), coarse, 12, 0, 240)) == 1
 
 
 def test_many_runs_are_taken_in_tiles_even_where_files_hold_whole_maps():
@@ -569,9 +571,9 @@ def test_many_runs_are_taken_in_tiles_even_where_files_hold_whole_maps():
 
     grid = standard_grid("0.5deg")
     product, stores = Stored(grid, grid.shape), [Stored(grid, (90, 90))] * 40
-    boxes = comparing._tiles(grid, [product, *stores], 12, 20)
-    assert boxes == comparing._tiles(grid, [stores[0], *stores], 12, 20)
-    files = comparing._tiles(grid, [product] * 41, 12, 20)
+    boxes = comparing._tiles(grid, [product, *stores], 12, 20, 240)
+    assert boxes == comparing._tiles(grid, [stores[0], *stores], 12, 20, 240)
+    files = comparing._tiles(grid, [product] * 41, 12, 20, 240)
     assert sum((b[0].stop - b[0].start) * (b[1].stop - b[1].start) for b in files) == 360 * 720
     # 41 series of 12 months and 20 years: 25 kB a cell.
     largest = max((b[0].stop - b[0].start) * (b[1].stop - b[1].start) for b in files)
