@@ -26,7 +26,11 @@ RAMPS: dict[str, tuple[str, ...]] = {
 }
 _LEVELS = 120
 _OUTSIDE, _MISSING, _FIRST = 0, 1, 2
+_DOT = _FIRST + _LEVELS
 _MISSING_RGBA = (128, 134, 142, 44)
+_DOT_RGBA = (16, 24, 29, 225)
+# Pixels from one dot to the next, and across a dot.
+_DOT_STEP, _DOT_SIZE = 8, 2
 
 # Equal Earth projection: Savric, Patterson & Jenny (2018), doi:10.1080/13658816.2018.1504949.
 _A = (1.340264, -0.081106, 0.000893, 0.003796)
@@ -120,8 +124,8 @@ class Projection:
         return cls(np.where(covered, row[:, None], -1), np.where(covered, column, -1), inside)
 
 
-def map_png(field: Any, projection: Projection, scale: Scale) -> bytes:
-    """PNG of a map (nlat, nlon).
+def map_png(field: Any, projection: Projection, scale: Scale, dotted: Any = None) -> bytes:
+    """PNG of a map (nlat, nlon); cells where ``dotted`` (nlat, nlon) is true carry dots.
 
     Every pixel takes the cell it lies in, nothing is smoothed. Outside the globe is transparent,
     cells without a value are a faint grey that suits light and dark pages.
@@ -132,7 +136,18 @@ def map_png(field: Any, projection: Projection, scale: Scale) -> bytes:
     index = np.where(projection.inside, _MISSING, _OUTSIDE)
     index = np.where(known, _FIRST + np.round(share * (_LEVELS - 1)).astype(int), index)
     colours = [(0, 0, 0, 0), _MISSING_RGBA, *((*rgb, 255) for rgb in _ramp(scale.ramp))]
+    if dotted is not None:
+        marked = known & np.asarray(dotted, bool)[projection.row, projection.column]
+        index = np.where(marked & _dots(index.shape), _DOT, index)
+        colours.append(_DOT_RGBA)
     return _palette_png(index.astype(np.uint8), colours)
+
+
+def _dots(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels of a pattern of dots, every other row of them half a step aside."""
+    y, x = np.indices(shape)
+    aside = (y // _DOT_STEP % 2) * (_DOT_STEP // 2)
+    return np.asarray((y % _DOT_STEP < _DOT_SIZE) & ((x + aside) % _DOT_STEP < _DOT_SIZE))
 
 
 def _y_of(theta: Array) -> Array:

@@ -40,7 +40,10 @@ _STAGES = ("Prior", "Posterior", CHANGE)
 # Rows of no single run: a product scored against another one, and all members of a model.
 _OTHER_PRODUCT = "Reference"
 _ENSEMBLE = "ensemble"
-_PRODUCT_KEYS = ("variable", "like_for_like", "independent_of_towers", "anomaly", "doi")
+_PRODUCT_KEYS = (
+    *("variable", "like_for_like", "independent_of_towers", "anomaly", "doi"),
+    "uncertainty",
+)
 _COMPARISON_KEYS = (
     "variable",
     "product",
@@ -51,6 +54,7 @@ _COMPARISON_KEYS = (
     "runs",
     "notes",
 )
+_OTHER_KEYS = ("product", "years", "n_months", "taylor")
 _SIGNED_FIELDS = ("bias_prior", "bias_posterior")
 
 
@@ -77,7 +81,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
     displays = {
         name: _display(name, entry["units"]) for name, entry in summary["variables"].items()
     }
-    numbers = _numbers(read_scores(benchmark_dir / "scores.csv"), summary)
+    numbers, totals = _numbers(read_scores(benchmark_dir / "scores.csv"), summary, displays)
     pictures = _pictures(benchmark_dir, summary["comparisons"], displays)
     write_json(benchmark_dir / "scalar_database.json", cmec(summary, numbers))
     data = {
@@ -91,14 +95,16 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         "level": level,
         "schemes": [scheme["scheme"] for scheme in summary["schemes"]],
         "variables": {
-            name: {**entry, "display": displays[name][0], "factor": displays[name][1]}
-            for name, entry in summary["variables"].items()
+            name: {"display": displays[name][0], "total": _superscript(totals.get(name, ""))}
+            for name in summary["variables"]
         },
         "products": {
-            product["name"]: {key: product[key] for key in _PRODUCT_KEYS}
+            product["name"]: {key: product.get(key) for key in _PRODUCT_KEYS}
             for product in summary["products"]
         },
-        "comparisons": [_comparison(entry) for entry in summary["comparisons"]],
+        "comparisons": [
+            _comparison(entry, displays[entry["variable"]][1]) for entry in summary["comparisons"]
+        ],
         "pictures": pictures,
     }
     environment = Environment(
@@ -117,7 +123,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         sections=_sections(summary),
         simulations=list(dict.fromkeys(subject["simulation"] for subject in subjects)),
         data=_script(data),
-        numbers={scheme: _script(of) for scheme, of in numbers.items()},
+        numbers={scheme: _script(of) for scheme, of in _without_repeats(numbers).items()},
     )
     write_atomic(out, html)
     return out
@@ -163,41 +169,73 @@ def _display(variable: str, units: str) -> tuple[str, float]:
         return "mm d⁻¹", SECONDS_PER_DAY
     if variable == "lai":
         return "m² m⁻²", 1.0
-    return units.replace("m-2", "m⁻²"), 1.0
+    return _superscript(units), 1.0
 
 
-def _comparison(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page needs of a comparison besides its numbers, in five digits."""
+def _superscript(units: str) -> str:
+    """``PgC yr-1`` as it is read: PgC yr⁻¹."""
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return re.sub(r"(?<=[a-z])-\d+\b", lambda found: found.group().translate(raised), units)
+
+
+def _comparison(entry: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """What the page needs of a comparison besides its numbers, in display units."""
     kept = {key: entry[key] for key in _COMPARISON_KEYS}
     kept["schemes"] = {
         name: {"scores": of["scores"], "taylor": _short(of["taylor"])}
         for name, of in entry["schemes"].items()
     }
-    kept["cycles"] = _short(entry["cycles"])
+    kept["cycles"] = {region: _drawn(of, factor) for region, of in entry["cycles"].items()}
     kept["annual"] = {
-        region: {"years": of["years"], "series": _short(of["series"])}
+        region: {"years": of["years"], "series": _drawn(of["series"], factor)}
         for region, of in entry["annual"].items()
     }
+    kept["spread_cycles"] = {
+        region: {
+            simulation: dict(zip(of, _drawn(list(of.values()), factor), strict=True))
+            for simulation, of in simulations.items()
+        }
+        for region, simulations in entry.get("spread_cycles", {}).items()
+    }
+    kept["ensembles"] = _short(entry.get("ensembles", []))
+    kept["others"] = [
+        {key: _short(of[key]) for key in _OTHER_KEYS if key in of}
+        for of in entry.get("ceiling", [])
+    ]
     return kept
 
 
 def _short(value: Any) -> Any:
-    """The same structure with numbers of five digits."""
+    """The same structure with numbers of four digits."""
     if isinstance(value, dict):
         return {key: _short(of) for key, of in value.items()}
     if isinstance(value, list):
         return [_short(of) for of in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Scheme -> one entry per comparison -> region -> the numbers of scores.csv.
+def _drawn(series: list[list[float | None]], factor: float) -> list[list[float | None]]:
+    """Lines of one chart times ``factor``, in steps finer than a thousandth of its height."""
+    known = [v * factor for of in series for v in of if v is not None]
+    span = max(known) - min(known) if known else 0.0
+    span = span or max(map(abs, known), default=0.0) or 1.0
+    places = 3 - math.floor(math.log10(span))
+    return [[None if v is None else round(v * factor, places) for v in of] for of in series]
+
+
+def _numbers(
+    rows: Iterable[Score],
+    summary: Mapping[str, Any],
+    displays: Mapping[str, tuple[str, float]],
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Scheme -> one entry per comparison -> region -> numbers; and units of totals by variable.
 
     ``v``: quantity -> value of each run of the comparison. ``c``: quantity -> change of each run,
     under the posterior one: a number, or [change, low, high]. ``s``: simulation -> quantity ->
     numbers of all models [prior, posterior, posterior - prior]. ``e``: model and simulation ->
     quantity -> numbers of its members, the same. ``r``: another product -> quantity -> value, as
-    if it were a run. ``n``: cells. Rows of none of these kinds are left out.
+    if it were a run. ``n``: cells. Rows of none of these kinds are left out. What scores.csv has
+    in the units of the variable table is in display units here.
     """
     comparisons = summary["comparisons"]
     number = {(c["variable"], c["product"], c["frequency"]): k for k, c in enumerate(comparisons)}
@@ -206,6 +244,8 @@ def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, lis
         for k, run in enumerate(summary["runs"])
     }
     column = [{run: w for w, run in enumerate(c["runs"])} for c in comparisons]
+    own_units = {name: entry["units"] for name, entry in summary["variables"].items()}
+    totals: dict[str, str] = {}
     found: dict[str, list[dict[str, Any]]] = {
         scheme["scheme"]: [{} for _ in comparisons] for scheme in summary["schemes"]
     }
@@ -213,9 +253,10 @@ def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, lis
         at = number[row.variable, row.product, row.frequency]
         empty = {"v": {}, "c": {}, "s": {}, "e": {}, "r": {}, "n": 0}
         of: dict[str, Any] = found[row.scheme][at].setdefault(row.region, empty)
-        value = _number(row.value)
+        factor = displays[row.variable][1] if row.units == own_units[row.variable] else 1.0
+        value = _number(row.value * factor)
         if row.stage == _OTHER_PRODUCT:
-            of["r"].setdefault(row.model, {})[row.quantity] = value
+            of["r"].setdefault(row.model.removeprefix("product "), {})[row.quantity] = value
             continue
         changed = row.stage == CHANGE
         stage = "Posterior" if changed else row.stage
@@ -227,20 +268,42 @@ def _numbers(rows: Iterable[Score], summary: Mapping[str, Any]) -> dict[str, lis
                 group = of["e"].setdefault(f"{row.model} {row.simulation}", {})
             else:
                 continue
+            if row.quantity == "total_spread":
+                totals[row.variable] = row.units
             of_stages = group.setdefault(row.quantity, [None] * len(_STAGES))
-            of_stages[_STAGES.index(row.stage)] = _with_interval(value, row)
+            of_stages[_STAGES.index(row.stage)] = _with_interval(value, row, factor)
             continue
         blank = [None] * len(column[at])
         of["c" if changed else "v"].setdefault(row.quantity, blank)[run] = (
-            _with_interval(value, row) if changed else value
+            _with_interval(value, row, factor) if changed else value
         )
         if row.quantity == "mean":
             of["n"] = max(of["n"], row.n_cells)
-    return found
+    return found, totals
 
 
-def _with_interval(value: float | None, row: Score) -> float | list[float | None] | None:
-    low, high = _number(row.low), _number(row.high)
+def _without_repeats(numbers: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The same with 0 in place of what is as in the first scheme: most that is not a score."""
+    first, *later = numbers
+    for scheme in later:
+        for of_comparison, of_first in zip(numbers[scheme], numbers[first], strict=True):
+            for region, of in of_comparison.items():
+                known = of_first.get(region, {"v": {}, "c": {}, "s": {}, "e": {}})
+                for part in "vc":
+                    of[part] = {
+                        name: 0 if values == known[part].get(name) else values
+                        for name, values in of[part].items()
+                    }
+                for part in "se":
+                    if of[part] == known[part]:
+                        of[part] = 0
+    return numbers
+
+
+def _with_interval(
+    value: float | None, row: Score, factor: float
+) -> float | list[float | None] | None:
+    low, high = _number(row.low * factor), _number(row.high * factor)
     return value if value is None or low is None or high is None else [value, low, high]
 
 
@@ -334,7 +397,7 @@ def _draw(
     loaded: list[tuple[dict[str, Any], dict[str, Any]]] = []
     lat_edges = lon_edges = np.empty(0)
     for file in comparison["maps"]:
-        # The reference is the same in all files.
+        # The reference is the same in all files; its uncertainty too, but changes need it.
         skip = {"reference"} if loaded else set()
         with xr.open_dataset(folder / file["file"]) as ds:
             fields = {
@@ -349,7 +412,7 @@ def _draw(
         loaded.append((file, fields))
     scales = _scales([fields for _, fields in loaded])
     projection = Projection.of(lat_edges, lon_edges, width) if loaded else None
-    images: dict[str, Any] = {"runs": {}, "reference": None, "legends": {}}
+    images: dict[str, Any] = {"runs": {}, "reference": None, "uncertainty": None, "legends": {}}
     for legend, scale in scales.items():
         images["legends"][legend] = {
             "css": scale.css(),
@@ -362,15 +425,23 @@ def _draw(
         label = " ".join(p for p in (file["model"], file["simulation"], file["member"]) if p)
         for name, values in fields.items():
             kind = _kind(name)
-            if kind is None or projection is None:
+            if kind is None or projection is None or (kind == "uncertainty" and images[kind]):
                 continue
-            png = map_png(values, projection, scales[kind])
+            dotted = _within(fields) if name == "misfit_change" else None
+            png = map_png(values, projection, scales[kind], dotted)
             uri = place.put(png, f"{comparison['product']}_{label}_{name}")
-            if name == "reference":
-                images["reference"] = uri
+            if name in ("reference", "uncertainty"):
+                images[name] = uri
             else:
                 images["runs"].setdefault(label, {})[name] = uri
     return images
+
+
+def _within(fields: Mapping[str, Any]) -> Any:
+    """Cells where the mean changed by no more than the product's uncertainty; None without one."""
+    if not {"mean_prior", "mean_posterior", "uncertainty"} <= fields.keys():
+        return None
+    return np.abs(fields["mean_posterior"] - fields["mean_prior"]) <= fields["uncertainty"]
 
 
 def _kind(field: str) -> str | None:
@@ -383,7 +454,9 @@ def _kind(field: str) -> str | None:
         return "change"
     if field == "change_of_spread":
         return "spread_change"
-    return "spread" if field in ("spread_prior", "spread_posterior") else None
+    if field in ("spread_prior", "spread_posterior"):
+        return "spread"
+    return "uncertainty" if field == "uncertainty" else None
 
 
 def _scales(files: list[dict[str, Any]]) -> dict[str, Scale]:
@@ -399,7 +472,7 @@ def _scales(files: list[dict[str, Any]]) -> dict[str, Scale]:
             scales[kind] = symmetric_scale(maps, "diverging")
         elif kind in ("change", "spread_change"):
             scales[kind] = symmetric_scale(maps, "change")
-        elif kind == "spread":
+        elif kind in ("spread", "uncertainty"):
             values = np.concatenate([m[np.isfinite(m)] for m in maps])
             top = float(np.percentile(values, 98.0)) if values.size else 1.0
             scales[kind] = Scale("sequential", 0.0, nice_limit(top))

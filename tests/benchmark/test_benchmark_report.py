@@ -206,7 +206,7 @@ def test_maps_that_are_too_many_for_the_page_lie_beside_it(tmp_path, monkeypatch
     monkeypatch.setattr(report_module, "_MAP_BYTES", 20_000)
     text = write_report(folder, out=folder / "report.html").read_text(encoding="utf-8")
     pictures = script(text, "data")["pictures"].values()
-    places = [p["reference"] for p in pictures]
+    places = [p[name] for p in pictures for name in ("reference", "uncertainty") if p[name]]
     places += [uri for p in pictures for run in p["runs"].values() for uri in run.values()]
     outside = [place for place in places if not place.startswith("data:")]
     assert outside
@@ -215,7 +215,7 @@ def test_maps_that_are_too_many_for_the_page_lie_beside_it(tmp_path, monkeypatch
     steps = "return [...document.images].map((image) => [image.naturalWidth, image.src]);"
     everything = 'dispatchEvent(new Event("beforeprint"))'
     shown = browsed(folder / "report.html", tmp_path, steps, everything)["found"]
-    assert len(shown) == 2 * 9
+    assert len(shown) == 2 * 9 + 1, "one of the products has an uncertainty"
     assert {width for width, _ in shown} == {640}
     assert {Path(src).name for _, src in shown if src.startswith("file:")} <= {
         Path(place).name for place in outside
@@ -254,7 +254,7 @@ def test_scores_are_there_in_the_form_of_cmec(study):
 
 
 def test_rows_of_no_single_run_stay_out_of_the_runs_and_out_of_cmec(tmp_path):
-    folder = write_study(tmp_path, models=2, variables=("gpp",), schemes=("ilamb3",))
+    folder = write_study(tmp_path, models=2, variables=("gpp",), schemes=("ilamb3",), plain=True)
     write_report(folder, out=folder / "report.html")
     before = (folder / "scalar_database.json").read_text(encoding="utf-8")
     rows = list(read_scores(folder / "scores.csv"))
@@ -268,7 +268,7 @@ def test_rows_of_no_single_run_stay_out_of_the_runs_and_out_of_cmec(tmp_path):
     text = write_report(folder, out=folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "scalar_database.json").read_text(encoding="utf-8") == before
     of = script(text, "numbers-ilamb3")[0][row.region]
-    assert of["r"] == {"product gpp-upscaled": {"rmse_score": 0.5}}
+    assert of["r"] == {"gpp-upscaled": {"rmse_score": 0.5}}
     assert of["e"] == {"MODEL-01.v1 S3": {"ensemble_spread": [[7.0, 6.0, 9.0], None, None]}}
 
 
