@@ -24,7 +24,7 @@ SCRIPTS = ("demo", "test", "check", "slurm-here")
 CONDA_NAMES = {"netCDF4": "netcdf4"}
 ONLY_ON_PYPI = {"deflate", "global-land-mask"}
 HEAVY = ("cftime", "dask", "distributed", "h5py", "netCDF4", "numba", "numpy", "pandas")
-HEAVY += ("pint", "xarray", "zarr")
+HEAVY += ("pint", "pyarrow", "xarray", "zarr")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,13 @@ from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
 from callmip_global.benchmark.series import STATED, AnnualSeries, Series, product_series
 from callmip_global.benchmark.spread import Spread, between_models, land_fraction, one_stage_notes
-from callmip_global.benchmark.tables import UNITLESS, Score, number_text, write_scores
+from callmip_global.benchmark.tables import (
+    UNITLESS,
+    Score,
+    number_text,
+    write_parquet,
+    write_scores,
+)
 from callmip_global.benchmark.uncertainty import (
     BEYOND,
     RUN_QUANTITIES,
@@ -83,12 +89,13 @@ def run_benchmark(
     are of the first. ``task_map``: where the units run, each of them one product at one frequency
     with all runs.
 
-    Writes ``out/scores.csv``, ``out/maps/*.nc``, ``out/benchmark.json`` (all that ``write_report``
-    needs) and ``out/problems.json``, and returns the summary that is in benchmark.json. What came
-    of each unit stays in ``out/kept``: a later call for the same ``out`` computes those whose
-    inputs have changed, or that a killed one has not done. A product that cannot be used is one
-    line in its ``problems``; the rest goes on. Raises UsageError for runs, frequencies, regions or
-    schemes that cannot be used at all.
+    Writes ``out/scores.csv``, the same table as ``out/scores.parquet``, ``out/maps/*.nc``,
+    ``out/benchmark.json`` (with table and maps all that ``write_report`` needs) and
+    ``out/problems.json``, and returns the summary that is in benchmark.json. What came of each unit
+    stays in ``out/kept``: a later call for the same ``out`` computes those whose inputs have
+    changed, or that a killed one has not done. A product that cannot be used is one line in its
+    ``problems``; the rest goes on. Raises UsageError for runs, frequencies, regions or schemes that
+    cannot be used at all.
     """
     chosen = select_regions(regions)
     used = scores.select_schemes(schemes)
@@ -135,6 +142,7 @@ def run_benchmark(
             problems += short
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
+    write_parquet(out / "scores.parquet", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
     read = [{str(path): digests[path] for path in own} for own in files]
     summary = _summary(runs, products, read, chosen, used, frequencies, entries, problems, notes)

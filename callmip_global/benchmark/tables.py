@@ -1,4 +1,4 @@
-"""Tables of scores: scores.csv, one number per line, and scalar_database.json of CMEC.
+"""Tables of scores: scores.csv and scores.parquet, one number per line, and CMEC's JSON.
 
 Always the same columns and the same bytes for the same input.
 """
@@ -66,6 +66,31 @@ def write_scores(path: Path, rows: Iterable[Score]) -> None:
     for row in rows:
         writer.writerow([number_text(v) if isinstance(v, float) else v for v in get(row)])
     write_atomic(path, text.getvalue())
+
+
+def write_parquet(path: Path, rows: Iterable[Score]) -> None:
+    """Write scores.parquet whole or not at all: the columns of scores.csv, and its very numbers.
+
+    Texts are dictionary-encoded, numbers float64 or int64; a value that is not defined is null.
+    """
+    # Takes a third of a second to load.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kept = list(rows)
+    columns = []
+    for column in fields(Score):
+        values = [getattr(row, column.name) for row in kept]
+        if column.type == "float":
+            digits = [_number(number_text(value)) for value in values]
+            columns.append(pa.array(digits, pa.float64(), from_pandas=True))
+        elif column.type == "int":
+            columns.append(pa.array(values, pa.int64()))
+        else:
+            columns.append(pa.array(values, pa.string()).dictionary_encode())
+    data = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, names=COLUMNS), data, compression="zstd")
+    write_atomic(path, data.getvalue().to_pybytes())
 
 
 def read_scores(path: Path) -> Iterator[Score]:

@@ -53,8 +53,9 @@ def benchmark(
 ) -> None:
     """Score prior and posterior runs against reference products and write a report.
 
-    OUT gets scores.csv, scalar_database.json (CMEC), maps/*.nc, benchmark.json, problems.json and
-    report.html; with many maps also pictures/*.png, which the report shows. A product that cannot
+    OUT gets scores.csv, scores.parquet, scalar_database.json (CMEC), maps/*.nc, benchmark.json,
+    problems.json and report.html; with many maps also pictures/*.png, which the report shows. The
+    same OUT again computes only what has changed (results are in OUT/kept). A product that cannot
     be used is named on stderr and makes the exit code 1; the rest is done all the same.
     """
     from rich.console import Console
