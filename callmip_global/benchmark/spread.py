@@ -134,48 +134,87 @@ def land_fraction(runs: Sequence[Series], grid: Grid, regridder: Regridder) -> A
 
 
 @compiled
-def _spread_of_cells(values: Array, found: Array) -> None:
-    """Fill ``found`` (N, 4, n + 1) from ``values`` (N, n): standard deviation (n - 1), median
-    absolute deviation, range and variance of all models, then without each model in turn."""
-    n_cells, n = values.shape
-    order = np.empty(n, np.int64)
-    kept = np.empty(n)
-    for c in range(n_cells):
+def _spread_of_cell(values: Array, order: NDArray[np.int64], kept: Array, found: Array) -> None:
+    """Fill ``found`` (4, n + 1) from ``values`` (n,): standard deviation (n - 1), median absolute
+    deviation, range and variance of all models, then without each; the others are for work."""
+    n = len(values)
+    for i in range(n):
+        j = i
+        while j > 0 and values[order[j - 1]] > values[i]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = i
+    for without in range(n + 1):
+        size = 0
+        total = 0.0
         for i in range(n):
-            j = i
-            while j > 0 and values[c, order[j - 1]] > values[c, i]:
-                order[j] = order[j - 1]
-                j -= 1
-            order[j] = i
-        for without in range(n + 1):
-            size = 0
-            total = 0.0
+            if order[i] != without - 1:
+                kept[size] = values[order[i]]
+                total += kept[size]
+                size += 1
+        mean = total / size
+        square = 0.0
+        for i in range(size):
+            square += (kept[i] - mean) ** 2
+        median = 0.5 * (kept[(size - 1) // 2] + kept[size // 2])
+        # Departures from the median in ascending order, from the middle outwards.
+        low, high = (size + 1) // 2 - 1, (size + 1) // 2
+        departure = before = 0.0
+        for _ in range(size // 2 + 1):
+            before = departure
+            if high >= size or (low >= 0 and median - kept[low] <= kept[high] - median):
+                departure = median - kept[low]
+                low -= 1
+            else:
+                departure = kept[high] - median
+                high += 1
+        variance = square / (size - 1)
+        found[0, without] = np.sqrt(variance)
+        found[1, without] = departure if size % 2 else 0.5 * (before + departure)
+        found[2, without] = kept[size - 1] - kept[0]
+        found[3, without] = variance
+
+
+@compiled
+def _add_cells(
+    values: Array,
+    reference: Array,
+    land: Array,
+    areas: Array,
+    spread: Array,
+    mean: Array,
+    total: Array,
+    against: Array,
+    maps: Array,
+) -> None:
+    """Add N cells to the sums of ``_Sums``, and fill ``maps`` (4, N).
+
+    values : (N, n);  reference, land : (N,);  areas : (R, N)
+    """
+    # No matrix products: they are of small matrices, for which threads wait for each other.
+    n_cells, n = values.shape
+    order, kept, found = np.empty(n, np.int64), np.empty(n), np.empty((4, n + 1))
+    for c in range(n_cells):
+        own = values[c]
+        _spread_of_cell(own, order, kept, found)
+        bias = own.mean() - reference[c]
+        covered = own.min() <= reference[c] <= own.max()
+        size = (own**2).mean()
+        for r in range(len(areas)):
+            area = areas[r, c]
+            if area == 0.0:
+                continue
+            for q in range(4):
+                for i in range(n + 1):
+                    spread[r, q, i] += area * found[q, i]
             for i in range(n):
-                if order[i] != without - 1:
-                    kept[size] = values[c, order[i]]
-                    total += kept[size]
-                    size += 1
-            mean = total / size
-            square = 0.0
-            for i in range(size):
-                square += (kept[i] - mean) ** 2
-            median = 0.5 * (kept[(size - 1) // 2] + kept[size // 2])
-            # Departures from the median in ascending order, from the middle outwards.
-            low, high = (size + 1) // 2 - 1, (size + 1) // 2
-            departure = before = 0.0
-            for _ in range(size // 2 + 1):
-                before = departure
-                if high >= size or (low >= 0 and median - kept[low] <= kept[high] - median):
-                    departure = median - kept[low]
-                    low -= 1
-                else:
-                    departure = kept[high] - median
-                    high += 1
-            variance = square / (size - 1)
-            found[c, 0, without] = np.sqrt(variance)
-            found[c, 1, without] = departure if size % 2 else 0.5 * (before + departure)
-            found[c, 2, without] = kept[size - 1] - kept[0]
-            found[c, 3, without] = variance
+                mean[r, i] += area * own[i]
+                total[r, i] += area * land[c] * own[i]
+            against[r, 0] += area * size
+            against[r, 1] += area * bias**2
+            against[r, 2] += area * covered
+        maps[:3, c] = found[:3, 0]
+        maps[3, c] = bias
 
 
 def left_out_variance(values: Any) -> Array:
@@ -206,7 +245,10 @@ def seasonal_variance(cycles: Any, days: Any) -> Array:
 class _Sums:
     """Sums over the common cells of one stage, block by block.
 
-    ``groups``: the mean maps (nlat, nlon) of the members of each model.
+    ``groups``: the mean maps (nlat, nlon) of the members of each model. Sums are of area times
+    number: ``_spread`` (R, 4, 1 + n) as in ``_spread_of_cell``; ``_mean``, ``_total`` (R, n) the
+    values, of whole cells and of land; ``_against`` (R, 3) mean square of the values, square of
+    the bias of their mean, whether the product lies within their range.
     """
 
     def __init__(self, groups: Sequence[Sequence[Array]], reference: Array, n_regions: int) -> None:
@@ -215,9 +257,7 @@ class _Sums:
         self._reference = reference.ravel()
         self._spread = np.zeros((n_regions, 4, n + 1))
         self._mean, self._total = np.zeros((2, n_regions, n))
-        self._square = np.zeros(n_regions)
-        self._misfit = np.zeros(n_regions)
-        self._covered = np.zeros(n_regions)
+        self._against = np.zeros((n_regions, 3))
         names = (*_MAPPED, "multi_model_bias")
         self.maps = {name: np.full(reference.shape, np.nan, np.float32) for name in names}
 
@@ -226,18 +266,11 @@ class _Sums:
         reference = self._reference[cells]
         members = ([own[cells] for own in group] for group in self._groups)
         values = np.stack([np.mean(own, axis=0) for own in members], axis=1)
-        spread = np.empty((len(cells), 4, values.shape[1] + 1))
-        _spread_of_cells(values, spread)
-        bias = values.mean(axis=1) - reference
-        covered = (values.min(axis=1) <= reference) & (reference <= values.max(axis=1))
-        self._spread += np.tensordot(areas, spread, 1)
-        self._mean += areas @ values
-        self._total += (areas * land) @ values
-        self._square += areas @ np.mean(values**2, axis=1)
-        self._misfit += areas @ bias**2
-        self._covered += areas @ covered
-        for whole, own in zip(self.maps.values(), (*spread[:, :3, 0].T, bias), strict=True):
-            whole.reshape(-1)[cells] = own
+        sums = self._spread, self._mean, self._total, self._against
+        maps = np.empty((4, len(cells)))
+        _add_cells(values, reference, land, areas, *sums, maps)
+        for whole, found in zip(self.maps.values(), maps, strict=True):
+            whole.reshape(-1)[cells] = found
 
     def spreads(self, area: Array, factor: float) -> dict[str, Array]:
         """Quantity -> (1 + n, R) of all models, then without each.
@@ -257,17 +290,17 @@ class _Sums:
     def against_product(self, area: Array) -> dict[str, Array]:
         """Quantity -> (R,): whether the spread is as large as the error of the multi-model mean."""
         n = self._mean.shape[1]
-        rmse = np.sqrt(self._misfit / area)
+        rmse = np.sqrt(self._against[:, 1] / area)
         wanted = np.sqrt((n + 1) / n * self._spread[:, 3, 0] / area)
         return {
             "multi_model_rmse": rmse,
             "spread_skill": wanted / np.where(rmse > 0, rmse, np.nan),
-            "range_coverage": self._covered / area,
+            "range_coverage": self._against[:, 2] / area,
         }
 
     def floor(self, area: Array) -> Array:
         """(R,) what is nothing beside the size of the values: no spread to be reduced."""
-        return np.asarray(RESOLUTION * np.sqrt(self._square / area))
+        return np.asarray(RESOLUTION * np.sqrt(self._against[:, 0] / area))
 
 
 def _spread(
