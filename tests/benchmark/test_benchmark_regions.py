@@ -102,7 +102,9 @@ def polygon_area(rings: Any) -> float:
         around = 0.0
         for (x0, y0), (x1, y1) in zip(ring, (*ring[1:], ring[0]), strict=True):
             south, north = np.deg2rad([y0, y1])
-            mean = np.sin(south) if y0 == y1 else (np.cos(south) - np.cos(north)) / (north - south)
+            flat = abs(north - south) < 1e-5  # below, the quotient has lost its digits
+            mean = (np.cos(south) - np.cos(north)) / (1.0 if flat else north - south)
+            mean = np.sin(0.5 * (south + north)) if flat else mean
             around += np.deg2rad(x1 - x0) * mean
         total += abs(around)
     return total * EARTH_RADIUS_M**2
