@@ -18,7 +18,7 @@ from benchmark_cases import benchmark, cycles, number, rows_of, write_product, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callmip_global.benchmark import Product
+from callmip_global.benchmark import Product, write_report
 from callmip_global.benchmark.inputs import Run
 from callmip_global.benchmark.regions import REGIONS, region_area
 from callmip_global.benchmark.spread import (
@@ -201,7 +201,7 @@ def test_models_that_cannot_be_told_from_the_product_have_a_skill_of_one():
     4 of 6 cells. Drawn together about a wrong value, they are narrow and wrong."""
     rng = np.random.default_rng(5)
     skill, inside, narrow = [], [], []
-    for _ in range(300):
+    for _ in range(150):
         drawn = rng.normal(size=(6, *GRID.shape))
         prior = np.repeat(drawn[:5, None], 12, axis=1)
         spread = spread_of(np.stack([prior, 0.1 * prior + 5.0]), drawn[5])
@@ -214,8 +214,8 @@ def test_models_that_cannot_be_told_from_the_product_have_a_skill_of_one():
             [spread.values["Posterior"][name][0] for name in ("spread_skill", "range_coverage")]
         )
     variance, error = np.mean(skill, axis=0)
-    assert math.sqrt(variance / error) == pytest.approx(1.0, abs=0.03)
-    assert np.mean(inside) == pytest.approx(4 / 6, abs=0.02)
+    assert math.sqrt(variance / error) == pytest.approx(1.0, abs=0.04)
+    assert np.mean(inside) == pytest.approx(4 / 6, abs=0.03)
     assert np.max(narrow, axis=0) == pytest.approx([0.0, 0.0], abs=0.05)
 
 
@@ -320,7 +320,8 @@ def test_runs_that_know_their_land_have_totals_of_land(tmp_path):
         ds["hfls"].attrs["cell_methods"] = "area: mean where land"
         path.unlink()
         ds.to_netcdf(path)
-    benchmark(runs, [write_product(tmp_path, truth, **options)], tmp_path / "out")
+    products = [write_product(tmp_path, truth, **options)]
+    benchmark(runs, products, tmp_path / "out", frequencies=["mon"])
     found = number(tmp_path / "out", "total_spread", model="all models", stage="Prior")
     assert found == pytest.approx(0.4 * GRID.cell_area.sum() * 1e-15, rel=1e-9)
 
@@ -458,6 +459,11 @@ def test_maps_of_the_spread_and_of_the_error_of_the_mean_of_the_models(out):
             assert ds[name].attrs["units"] == "W m-2"
             assert "long_name" in ds[name].attrs
         assert len(ds.data_vars) - sum(n.endswith("_bnds") for n in ds.data_vars) >= 8
+
+
+def test_the_report_is_written_of_all_these_rows(out, tmp_path):
+    text = write_report(out, out=tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "spread_offset_reduction" in text
 
 
 def test_annual_and_static_comparisons_have_a_spread_without_a_season(tmp_path):
