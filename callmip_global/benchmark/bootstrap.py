@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.scores import RESOLUTION, Scheme
 from callmip_global.compiled import compiled
 
@@ -150,13 +151,19 @@ def _resample(
     guess_reference: Array,
     guess_models: Array,
     part: NDArray[np.int64],
+    cut_first: NDArray[np.int64],
+    cut_region: NDArray[np.int64],
+    cut_share: Array,
     area: Array,
     centred: bool,
     floor: float,
     sums: Array,
+    of_regions: Array,
 ) -> None:
-    """Add all cells to ``sums`` (terms, parts, draws).
+    """Add all cells to ``sums`` (terms, parts, draws), and what regions have of cells that they
+    cut to ``of_regions`` (terms, regions, draws).
 
+    part, cut_first, cut_region, cut_share : ``part``, ``first``, ``region``, ``share`` of ``Parts``
     weight : (Y, N);  reference : (2, Y, N) sum, square;  models : (2, 3, Y, N) sum, square, product
     """
     n_years, n_draws = counts.shape
@@ -164,6 +171,7 @@ def _resample(
     total = np.empty(n_draws)
     r1, r2 = np.empty(n_draws), np.empty(n_draws)
     m = np.empty((2, 3, n_draws))
+    of_cell = np.empty((sums.shape[0], 1, n_draws))
     for c in range(weight.shape[1]):
         total[:] = 0.0
         r1[:] = 0.0
@@ -183,7 +191,11 @@ def _resample(
                     v = np.float64(models[k, q, y, c])
                     for d in range(n_draws):
                         m[k, q, d] += counts[y, d] * v
-        here, p = area[c], part[c]
+        here, p, added = area[c], part[c], sums
+        shared = cut_first[c] < cut_first[c + 1]
+        if shared:
+            of_cell[:] = 0.0
+            p, added = 0, of_cell
         for d in range(n_draws):
             if total[d] == 0.0:
                 continue
@@ -193,11 +205,11 @@ def _resample(
             variance_r = max(r2[d] * share - off_r * off_r, 0.0)
             sigma = np.sqrt(variance_r)
             scored = sigma > floor * abs(mean_r)
-            sums[0, p, d] += here
-            sums[2, p, d] += here * mean_r
-            sums[3, p, d] += here * mean_r * mean_r
+            added[0, p, d] += here
+            added[2, p, d] += here * mean_r
+            added[3, p, d] += here * mean_r * mean_r
             if scored:
-                sums[1, p, d] += here
+                added[1, p, d] += here
             for k in range(2):
                 off_m = m[k, 0, d] * share
                 mean_m = guess_models[k, c] + off_m
@@ -206,16 +218,20 @@ def _resample(
                 square = max(variance_m + variance_r - 2.0 * covariance, 0.0)
                 bias = mean_m - mean_r
                 first = 4 + k * per_run
-                sums[first, p, d] += here * bias
-                sums[first + 1, p, d] += here * abs(bias)
+                added[first, p, d] += here * bias
+                added[first + 1, p, d] += here * abs(bias)
                 error = square if centred else square + bias * bias
-                sums[first + 2, p, d] += here * np.sqrt(error)
+                added[first + 2, p, d] += here * np.sqrt(error)
                 if scored:
-                    sums[first + 3, p, d] += here * np.exp(-abs(bias) / sigma)
-                    sums[first + 4, p, d] += here * np.exp(-np.sqrt(square) / sigma)
-                sums[first + 5, p, d] += here * mean_m
-                sums[first + 6, p, d] += here * mean_m * mean_m
-                sums[first + 7, p, d] += here * mean_m * mean_r
+                    added[first + 3, p, d] += here * np.exp(-abs(bias) / sigma)
+                    added[first + 4, p, d] += here * np.exp(-np.sqrt(square) / sigma)
+                added[first + 5, p, d] += here * mean_m
+                added[first + 6, p, d] += here * mean_m * mean_m
+                added[first + 7, p, d] += here * mean_m * mean_r
+        if shared:
+            sums[:, part[c]] += of_cell[:, 0]
+            for e in range(cut_first[c], cut_first[c + 1]):
+                of_regions[:, cut_region[e]] += cut_share[e] * of_cell[:, 0]
 
 
 @dataclass(eq=False)
@@ -237,20 +253,18 @@ class Resampled:
         pair: tuple[int, int],
         guess_reference: Array,
         guess_model: Array,
-        part: NDArray[np.int64],
-        shares: Array,
+        parts: Parts,
         area: Array,
         *,
         anomaly: bool,
     ) -> None:
         """Add the N cells of a tile.
 
-        ``pair``: positions of prior and posterior. ``part`` (N,), ``shares`` (regions, parts): as
-        for ``PairSums``; ``area`` (N,): of the whole cell [m2].
+        ``pair``: positions of prior and posterior. ``area`` (N,): of the whole cell [m2].
         """
         both = list(pair)
         names = ("sum_model", "square_model", "product")
-        sums = np.zeros((_TERMS, shares.shape[1], DRAWS))
+        sums = np.zeros((_TERMS, parts.kinds.shape[1], DRAWS))
         _resample(
             drawn_years(len(years.weight)),
             years.weight,
@@ -258,13 +272,17 @@ class Resampled:
             np.stack([getattr(years, name)[both] for name in names], axis=1),
             guess_reference,
             guess_model[both],
-            part,
+            parts.part,
+            parts.first,
+            parts.region,
+            parts.share,
             area,
             anomaly,
             RESOLUTION,
             sums,
+            self.sums,
         )
-        self.sums += np.einsum("rp,tpd->trd", shares, sums)
+        self.sums += parts.kinds @ sums
 
     def ends(
         self, region: int, scheme: Scheme, parts: tuple[Mapping[str, float], Mapping[str, float]]

@@ -16,6 +16,7 @@ from callmip_global.benchmark import scores
 from callmip_global.benchmark.bootstrap import MINIMUM_DRAWN_YEARS, Resampled, YearSums
 from callmip_global.benchmark.ensemble import CellSums, Judged
 from callmip_global.benchmark.inputs import Run, pairs
+from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.regions import Region, region_area
 from callmip_global.benchmark.scores import Scheme
@@ -296,8 +297,9 @@ def _gather_tile(
     """Add one tile, the next of ``blocks``: its maps, and what it adds to the regional sums."""
     grid, n_runs = found.grid, len(found.maps)
     areas = np.stack([area[box].ravel() for area in found.areas.values()])
-    part, shares = _parts(areas, grid.cell_area[box].ravel())
-    sums, yearly, judged = _tile_sums(found, product, blocks, frequency, box, part, shares)
+    area = grid.cell_area[box].ravel()
+    parts = Parts.of(areas, area)
+    sums, yearly, judged = _tile_sums(found, product, blocks, frequency, box, parts)
     minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
     # Two thirds of the cells are sea: what follows is done for those that count.
     cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
@@ -307,20 +309,19 @@ def _gather_tile(
     moments = sums.moments()
     found.judged.add_tile(judged, cells, areas[:, cells], moments)
     if yearly is not None:
-        yearly = yearly.of_cells(cells)
+        yearly, own_parts = yearly.of_cells(cells), parts.of_cells(cells)
         for pair, resampled in found.resampled.items():
             resampled.add(
                 yearly,
                 pair,
                 sums.guess_reference,
                 sums.guess_model,
-                part[cells],
-                shares,
-                grid.cell_area[box].ravel()[cells],
+                own_parts,
+                area[cells],
                 anomaly=product.anomaly,
             )
     areas = areas[:, cells]
-    inside = areas >= (0.5 - 1e-9) * grid.cell_area[box].ravel()[cells]
+    inside = areas >= (0.5 - 1e-9) * area[cells]
     _place(found.reference, box, cells, moments.mean_reference)
     if found.uncertainty is not None:
         weight = sums.weight.sum(axis=0)
@@ -341,11 +342,12 @@ def _tile_sums(
     blocks: Iterator[_Block],
     frequency: str,
     box: Box,
-    part: NDArray[np.int64],
-    shares: Array,
+    parts: Parts,
 ) -> tuple[PairSums, YearSums | None, CellSums]:
     """The sums over time of a tile's cells; sums over the tile for each step go to ``found``."""
-    grid, periods, n_runs, n_cells = found.grid, found.periods, len(found.maps), len(part)
+    grid, periods, n_runs = found.grid, found.periods, len(found.maps)
+    area = grid.cell_area[box].ravel()
+    n_cells = area.size
     monthly = frequency == "mon"
     slots = np.array([period[1] - 1 if monthly else 0 for period in periods])
     sums = PairSums.empty(n_runs, n_cells, 12 if monthly else 1)
@@ -361,16 +363,17 @@ def _tile_sums(
             m,
             found.days[here],
             slots[here],
-            part=part,
-            area=grid.cell_area[box].ravel(),
+            part=parts.part,
+            area=area,
             plausible=variable_table()[product.variable].valid_range,
         )
         if yearly is not None:
             guesses = sums.guess_reference, sums.guess_model
             yearly.add(r, m, found.days[here], years[here], *guesses)
         found.judged.add_block(judged, r, m, block.beside, found.days[here])
-        found.area_valid[:, here] += shares @ added.areas
-        found.area_sums[:, :, here] += shares @ added.sums
+        found.area_valid[:, here] += parts.kinds @ added.areas
+        found.area_sums[:, :, here] += parts.kinds @ added.sums
+        parts.add_cut(r, m, area, found.area_valid[:, here], found.area_sums[:, :, here])
         found.values += added.seen
         found.implausible += added.outside
         if block.last:
@@ -551,23 +554,6 @@ def _add_sums(
 
 def _type(series: Series) -> np.dtype[Any]:
     return np.dtype(getattr(series, "dtype", np.float64))
-
-
-def _parts(areas: Array, whole: Array) -> tuple[NDArray[np.int64], Array]:
-    """Cells that lie in the same regions, by the same share of their area, are one part: (N,) the
-    part of each cell, and (regions, parts) those shares.
-
-    areas : (regions, N) area of each cell inside a region;  whole : (N,) its area [m2]
-    """
-    # Shares of 1 come out of sines with rounding, which would make every row a part of its own.
-    shares = np.round(areas / whole, 12)
-    # Sorting one number for each cell is faster than sorting columns.
-    key = np.random.default_rng(0).random(len(shares)) @ shares
-    _, first, part = np.unique(key, return_index=True, return_inverse=True)
-    kinds = shares[:, first]
-    if not np.array_equal(kinds[:, part], shares):
-        kinds, part = np.unique(shares, axis=1, return_inverse=True)
-    return part.reshape(-1).astype(np.int64), kinds
 
 
 def _tiles(

@@ -10,6 +10,7 @@ from benchmark_cases import GRID, benchmark, cycles, rows_of, write_product, wri
 
 from callmip_global.benchmark import bootstrap
 from callmip_global.benchmark import compare as comparing
+from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.scores import COLLIER2018, ILAMB3, ILAMB27, MONTH_DAYS
 from callmip_global.benchmark.statistics import PairSums
 
@@ -41,7 +42,7 @@ def pair_of_runs(folder, prior, posterior, years=YEARS):
 
 
 def test_each_draw_is_what_the_years_drawn_give_when_they_are_put_together():
-    """Against the formulas on the drawn series themselves, with gaps, in two parts of the map."""
+    """Against the formulas on the drawn series themselves, with gaps, where a region cuts cells."""
     rng = np.random.default_rng(3)
     n_cells = 7
     shape = (12 * N_YEARS, n_cells)
@@ -56,17 +57,16 @@ def test_each_draw_is_what_the_years_drawn_give_when_they_are_put_together():
         block = reference[part], models[:, part], DAYS[part]
         sums.add(*block, slots[part])
         yearly.add(*block, years[part], sums.guess_reference, sums.guess_model)
-    part = np.array([0, 0, 1, 1, 0, 1, 0])
     area = rng.uniform(1.0, 2.0, n_cells)
-    shares = np.array([[1.0, 1.0], [0.0, 0.5]])
+    shares = np.array([[1.0] * n_cells, [0.0, 0.0, 0.5, 1.0, 0.0, 0.25, 1.0]])
     found = bootstrap.Resampled.empty(2)
     guesses = sums.guess_reference, sums.guess_model
-    found.add(yearly, (2, 0), *guesses, part, shares, area, anomaly=False)
+    found.add(yearly, (2, 0), *guesses, Parts.of(shares * area, area), area, anomaly=False)
     parts = ({"bias_score": 0.5, "rmse_score": 0.5},) * 2
     drawn = bootstrap.drawn_years(N_YEARS)
     assert (drawn.sum(axis=0) == N_YEARS).all()
     for region in (0, 1):
-        weights = shares[region][part] * area
+        weights = shares[region] * area
         expected: dict[str, list[float]] = {"bias": [], "rmse": [], "rmse_score": []}
         for d in range(bootstrap.DRAWS):
             length = DAYS * drawn[years, d]
