@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -12,6 +12,9 @@ import yaml
 
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
+
+UNCERTAINTY = "_post_unc"
+"""Ends the name of the uncertainty (one standard deviation) that a calibration states."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,32 @@ class Variable:
         }
         return {name: text for name, text in attributes.items() if text is not None}
 
+    @property
+    def is_uncertainty(self) -> bool:
+        """Whether it is the stated uncertainty of another variable: a width, never negative."""
+        return self.name.endswith(UNCERTAINTY)
+
+    def uncertainty(self) -> Variable:
+        """The uncertainty (one standard deviation) that a calibration states of this variable.
+
+        Its standard name has the modifier that CF (appendix C) has for it.
+        """
+        low, high = self.valid_range
+        standard_name = self.standard_name and f"{self.standard_name} standard_error"
+        return replace(
+            self,
+            name=self.name + UNCERTAINTY,
+            long_name=f"uncertainty (one standard deviation) of {self.long_name}",
+            standard_name=standard_name,
+            valid_range=(0.0, high - low),
+            positive=None,
+            comment=None,
+            depth_m=None,
+            known_as=(),
+            signed=False,
+            requested=False,
+        )
+
 
 @cache
 def variable_table() -> Mapping[str, Variable]:
@@ -65,6 +94,21 @@ def variable_table() -> Mapping[str, Variable]:
         entry["known_as"] = tuple(entry.get("known_as", ()))
         table[name] = Variable(name=name, valid_range=(float(low), float(high)), **entry)
     return MappingProxyType(table)
+
+
+def known_variable(name: str) -> Variable | None:
+    """The entry of ``name`` in the table, or the stated uncertainty of one; None if neither."""
+    table = variable_table()
+    if name in table:
+        return table[name]
+    of = table.get(name.removesuffix(UNCERTAINTY))
+    return None if of is None else of.uncertainty()
+
+
+def with_uncertainties(names: Iterable[str]) -> tuple[str, ...]:
+    """``names``, then those of their stated uncertainties in the same order."""
+    names = tuple(names)
+    return (*names, *(name + UNCERTAINTY for name in names))
 
 
 def requested_variables() -> tuple[str, ...]:

@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.benchmark.inputs import Run
-from callmip_global.benchmark.series import STATED, Box, Period, Series
+from callmip_global.benchmark.series import Box, Period, Series
 from callmip_global.benchmark.statistics import Moments
 from callmip_global.compiled import compiled
 from callmip_global.errors import DataError, Problem
+from callmip_global.variables import UNCERTAINTY
 
 Array = NDArray[np.float64]
 Identity = tuple[str, str, str, str]
@@ -257,7 +258,7 @@ class Judged:
         """``stated``: the uncertainties of ``variable`` there are, by the identity of the run."""
         ensembles = ensembles_of(runs)
         found = tuple(
-            Stated(k, run.label, f"{variable}{STATED}", stated[run.identity])
+            Stated(k, run.label, f"{variable}{UNCERTAINTY}", stated[run.identity])
             for k, run in enumerate(runs)
             if run.identity in stated
         )

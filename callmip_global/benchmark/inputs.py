@@ -10,11 +10,11 @@ from pathlib import Path
 
 import xarray as xr
 
-from callmip_global.benchmark.series import STATED, Opener, Series, file_opener, run_series
+from callmip_global.benchmark.series import Opener, Series, file_opener, run_series
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import file_hash
 from callmip_global.store import is_store, open_store, store_digest, store_info
-from callmip_global.variables import variable_table
+from callmip_global.variables import UNCERTAINTY, variable_table
 
 _FILE = re.compile(
     r"(?P<model>[^_]+)_(?:global_)?(?P<grid>[^_]+)_(?P<frequency>mon|yr)"
@@ -71,13 +71,13 @@ class Run:
         with self.sources[frequency][1]() as ds:
             there = {name for name in variable_table() if name in ds.variables}
             if self.stage == "Posterior":
-                there |= {n + STATED for n in there if n + STATED in ds.variables}
+                there |= {n + UNCERTAINTY for n in there if n + UNCERTAINTY in ds.variables}
             return there
 
     def series(self, variable: str, frequency: str) -> Series:
         """A variable at a frequency that the run has, or the stated uncertainty of one."""
         where, opener = self.sources[frequency]
-        if variable.endswith(STATED):
+        if variable.endswith(UNCERTAINTY):
             opener = partial(_with_attributes, opener, variable)
         return run_series(where, [where], [opener], variable)
 
@@ -86,7 +86,7 @@ def _with_attributes(opener: Opener, uncertainty: str) -> xr.Dataset:
     """What a stated uncertainty does not say of itself, its variable says: units, and of what part
     of the cell it is."""
     ds = opener()
-    of, own = ds[uncertainty.removesuffix(STATED)].attrs, ds[uncertainty].attrs
+    of, own = ds[uncertainty.removesuffix(UNCERTAINTY)].attrs, ds[uncertainty].attrs
     said = {key: of[key] for key in ("units", "cell_methods") if key in of and not own.get(key)}
     return ds.assign({uncertainty: ds[uncertainty].assign_attrs(said)})
 

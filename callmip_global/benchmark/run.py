@@ -39,7 +39,7 @@ from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
-from callmip_global.benchmark.series import STATED, AnnualSeries, Series, product_series
+from callmip_global.benchmark.series import AnnualSeries, Series, product_series
 from callmip_global.benchmark.spread import Spread, between_models, land_fraction, one_stage_notes
 from callmip_global.benchmark.tables import (
     UNITLESS,
@@ -58,7 +58,7 @@ from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import write_json
 from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
 from callmip_global.store import grid_variables
-from callmip_global.variables import variable_table
+from callmip_global.variables import UNCERTAINTY, variable_table
 
 Array = NDArray[np.float64]
 _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
@@ -248,7 +248,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     stated = {}
     for run, series in with_it:
         try:
-            uncertainty = _run_series(run, product.variable + STATED, frequency, work.has)
+            uncertainty = _run_series(run, product.variable + UNCERTAINTY, frequency, work.has)
         except CallmipError as error:
             found.problems += error.problems
             continue

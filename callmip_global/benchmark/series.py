@@ -26,7 +26,7 @@ from callmip_global.timeaxis import (
     time_name,
 )
 from callmip_global.units import SECONDS_PER_DAY, Conversion, convert_factor, same_units
-from callmip_global.variables import variable_table
+from callmip_global.variables import UNCERTAINTY, variable_table
 
 Array = NDArray[np.float64]
 Period = tuple[int, int]
@@ -34,9 +34,6 @@ Box = tuple[slice, slice]
 Opener = Callable[[], xr.Dataset]
 # Factor and offset of one step, from its period, the frequency and the calendar; None: 1 and 0.
 Scale = Callable[[Period, str, str], tuple[float, float]] | None
-
-STATED = "_post_unc"
-"""Ends the name of the uncertainty (one sigma) that a calibration states of a variable."""
 
 # What a store holds in one chunk.
 _YEARS_AT_ONCE = 5
@@ -230,7 +227,7 @@ def run_series(
 
     A stated uncertainty is a width: its units convert without their offset.
     """
-    of = variable.removesuffix(STATED)
+    of = variable.removesuffix(UNCERTAINTY)
 
     def conversion(ds: xr.Dataset, name: str, at: str) -> Scale:
         units = str(ds[name].attrs.get("units", ""))

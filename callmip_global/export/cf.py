@@ -13,7 +13,7 @@ from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.export.upload import ATTRIBUTES, UploadFile, write_files
 from callmip_global.store import open_store, store_info
 from callmip_global.timeaxis import decode_months, decode_years
-from callmip_global.variables import variable_table
+from callmip_global.variables import variable_table, with_uncertainties
 
 
 def export_cf(
@@ -55,7 +55,7 @@ def _planned(store: Path, out: Path, years: int | None) -> list[UploadFile]:
                 raise UsageError(Problem(str(store), frequency, found, wanted))
             first = last - years + 1
         steps = axis.select(first, last, str(store))
-        for variable in variable_table():
+        for variable in with_uncertainties(variable_table()):
             if variable in ds.variables:
                 file = f"{variable}_{frequency}_{identity}_{first}-{last}.nc"
                 path = out / name.simulation / file

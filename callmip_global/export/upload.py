@@ -22,7 +22,7 @@ from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import fsync_folder
 from callmip_global.store import StoreInfo, StoreName, open_store, store_info
 from callmip_global.timeaxis import Frequency, MonthAxis, decode_months, decode_years
-from callmip_global.variables import Variable, variable_table
+from callmip_global.variables import known_variable, variable_table, with_uncertainties
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,7 +121,8 @@ def _planned(store: Path, out: Path, years: int | None, file_name: str) -> list[
     for frequency in info.frequencies:
         ds = open_store(store, frequency)
         axis = (decode_months if frequency == "mon" else decode_years)(ds, f"{store} {frequency}")
-        variables = tuple(n for n, v in variable_table().items() if v.requested and n in ds)
+        asked = tuple(n for n, v in variable_table().items() if v.requested and n in ds)
+        variables = tuple(n for n in with_uncertainties(asked) if n in ds)
         if not variables:
             wanted = "at least one variable that the protocol asks for"
             raise DataError(Problem(str(store), frequency, "none", wanted))
@@ -207,7 +208,7 @@ def write_file(file: UploadFile, patterns: Mapping[str, str], *, upload: bool = 
             nc.setncatts(_global_attributes(file, patterns))
             _write_coordinates(nc, ds, file.axis)
             for name in file.variables:
-                _write_variable(nc, ds, variable_table()[name], file.steps, upload)
+                _write_variable(nc, ds, name, file.steps, upload)
         temporary.replace(file.path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -239,9 +240,11 @@ def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in attributes.items() if k != "_FillValue"}
 
 
-def _write_variable(nc: Any, ds: xr.Dataset, var: Variable, steps: slice, upload: bool) -> None:
+def _write_variable(nc: Any, ds: xr.Dataset, name: str, steps: slice, upload: bool) -> None:
     """One variable in blocks of time, float32, missing as 1e20; no value is changed."""
-    stored = ds[var.name]
+    var = known_variable(name)
+    assert var is not None
+    stored = ds[name]
     attributes: dict[str, Any] = {
         **var.cf_attributes(upload=upload),
         "missing_value": np.float32(FILL),

@@ -448,7 +448,7 @@ def summary_problem(summary: Summary, var: Variable, where: str) -> Problem | No
     if summary.infinite:
         return problem("infinite", f"{summary.infinite} infinite values", wanted)
     span = f"{summary.low:.4g} to {summary.high:.4g}"
-    if summary.low == summary.high:
+    if summary.low == summary.high and not var.is_uncertainty:
         remedy = "Declare it absent if the model does not have it."
         return problem("constant", f"the constant {summary.low:g}", "values that vary", remedy)
     if var.name == "nep" and summary.seasons.reversed:
@@ -456,7 +456,7 @@ def summary_problem(summary: Summary, var: Variable, where: str) -> Problem | No
         remedy = "The sign is that of NEE: say sign: -1 in the variable map, or not if it does."
         return problem("season", found, "positive into the land", remedy)
     largest = max(abs(low), abs(high))
-    faint = max(abs(summary.low), abs(summary.high)) < FAINT * largest
+    faint = max(abs(summary.low), abs(summary.high)) < FAINT * largest and not var.is_uncertainty
     far = FAR * (high - low)
     if summary.outside > MANY * summary.count or faint:
         share = f" ({100 * summary.outside / summary.count:.3g} % outside)" if not faint else ""

@@ -37,7 +37,7 @@ from callmip_global.harmonize.variable_map import (
 )
 from callmip_global.timeaxis import Frequency, MonthAxis, month_axis
 from callmip_global.units import SECONDS_PER_DAY, Conversion, convert_factor, same_units
-from callmip_global.variables import Variable, variable_table
+from callmip_global.variables import Variable, known_variable
 
 Array = NDArray[np.float64]
 
@@ -154,21 +154,21 @@ def plan_variables(
 
     ``years`` None takes all periods there are (for checks; a store has whole years).
     """
-    table = variable_table()
     problems: dict[str, list[Problem]] = {}
     plans: dict[str, VariablePlan] = {}
     for name in variable_map.closure(wanted):
         entry = variable_map.entries[name]
-        place = variable_map.place(name)
+        place, var = variable_map.place(name), known_variable(name)
+        assert var is not None  # a map without problems has no other
         try:
             if entry.absent is not None:
                 raise DataError(Problem(place, name, f"declared absent ({entry.absent})"))
             if entry.refuse is not None:
                 raise DataError(entry.refuse)
             if entry.expression is not None:
-                plans[name] = _derived(table[name], entry, plans, variable_map)
+                plans[name] = _derived(var, entry, plans, variable_map)
             else:
-                plans[name] = _sourced(table[name], entry, files, years, variable_map)
+                plans[name] = _sourced(var, entry, files, years, variable_map)
             if plans[name].frequency == "yr" and "yr" not in frequencies:
                 del plans[name]
                 remedy = 'Ask for "yr" too, or declare it absent; annual values are never repeated.'
@@ -339,7 +339,9 @@ def _conversion(var: Variable, entry: VariableSource, timeline: Timeline, place:
         raise DataError(Problem(first, timeline.name, f"units {units!r}", wanted, remedy))
     used = entry.units if entry.units is not None else units
     where = place if entry.units is not None else first
-    return convert_factor(used or "", var.units, where, var.name, substance=substance_of(var))
+    found = convert_factor(used or "", var.units, where, var.name, substance=substance_of(var))
+    # A width has no zero point: 2 degrees Celsius are 2 K.
+    return replace(found, offset=0.0) if var.is_uncertainty else found
 
 
 _NEE = re.compile(r"(^|[^a-z])nee([^a-z]|$)|net[ _]ecosystem[ _]exchange")

@@ -222,7 +222,7 @@ def _few_outside(item: Field) -> Said:
 def _still(item: Field) -> Said:
     """Cells whose value never changes: all of them, or many that are not zero."""
     steps = int((item.summary.counts > 0).sum())
-    if steps < 2:
+    if steps < 2 or item.variable.is_uncertainty:
         return
     every, not_zero = item.summary.still_share
     name = item.variable.name
@@ -277,7 +277,7 @@ def _steps(item: Field) -> Said:
 
 def _repeated(item: Field) -> Said:
     """Years that repeat one value for all months, or one year."""
-    if item.axis.frequency != "mon" or item.axis.size < 24:
+    if item.axis.frequency != "mon" or item.axis.size < 24 or item.variable.is_uncertainty:
         return
     try:
         months, years = item.axis.complete_years()

@@ -15,7 +15,7 @@ from typing import Any
 from callmip_global import __version__
 from callmip_global.files import write_atomic
 from callmip_global.harmonize.rules import RULES
-from callmip_global.variables import variable_table
+from callmip_global.variables import known_variable, variable_table
 
 _OUTCOMES = ("accepted", "fixed", "refused")
 
@@ -77,7 +77,9 @@ def _data(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "top": top,
         "runs": runs,
         "paths": [path.removeprefix(top) for path in paths],
-        "variables": [[name, table[name].long_name if name in table else ""] for name in variables],
+        "variables": [
+            [name, var.long_name if (var := known_variable(name)) else ""] for name in variables
+        ],
         "requested": [[n, entry.long_name] for n, entry in table.items() if entry.requested],
         "rules": [[r, RULES[r].kind, RULES[r].does, RULES[r].evidence] for r in rules],
         "messages": [text.replace(top, "") if top else text for text in messages],

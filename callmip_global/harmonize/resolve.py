@@ -17,7 +17,7 @@ from callmip_global.harmonize.derive import LATENT_HEAT_J_KG
 from callmip_global.harmonize.layers import layer_choice
 from callmip_global.harmonize.native import NativeFile
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
-from callmip_global.variables import Variable, requested_variables, variable_table
+from callmip_global.variables import UNCERTAINTY, Variable, requested_variables, variable_table
 
 _DERIVATIONS: Mapping[str, tuple[str, ...]] = {
     # Never from nbp: it has land use in it.
@@ -59,6 +59,7 @@ def complete(variable_map: VariableMap, files: Sequence[NativeFile]) -> Variable
     for name in requested_variables():
         if name not in entries and name in _DERIVATIONS:
             entries.update(_derivation(name, entries, variable_map, files))
+    entries |= _uncertainties(entries, variable_map, files)
     held = {n for f in files for n in f.variables}
     return replace(
         variable_map,
@@ -73,6 +74,38 @@ COVER = "landcoverfrac"
 
 # One standard name for both, though coarse roots may be in the one and not in the other.
 _WOODY = ("cStem", "cWood")
+
+
+def _uncertainties(
+    entries: Mapping[str, VariableSource], variable_map: VariableMap, files: Sequence[NativeFile]
+) -> dict[str, VariableSource]:
+    """Entries of the stated uncertainties that the files hold, of variables that are delivered.
+
+    They go by the name of the variable, the protocol's or the native one, and the protocol's
+    ending; they are per land or per cell, and times a factor, as their variable is.
+    """
+    held = {n: v for f in files for n, v in f.variables.items() if n in f.data_variables()}
+    added: dict[str, VariableSource] = {}
+    for name, entry in entries.items():
+        of = name + UNCERTAINTY
+        if of in entries or name not in variable_table() or entry.absent or entry.refuse:
+            continue
+        asked = dict.fromkeys((of, f"{entry.source or name}{UNCERTAINTY}"))
+        found = [native for native in asked if native in held]
+        if len(found) > 1:
+            said, remedy = " and ".join(found), f"Say which: {of}: {{source: {found[0]}}}."
+            problem = Problem(variable_map.where, of, said, "one of them", remedy, "ambiguous")
+            added[of] = VariableSource(refuse=problem)
+        elif found:
+            words = {} if found[0] == of else {"name": f"called {found[0]} in the files"}
+            added[of] = VariableSource(
+                source=found[0],
+                units=None if held[found[0]].units else entry.units,
+                factor=abs(entry.factor),
+                per=entry.per if entry.source else variable_map.per,
+                found=MappingProxyType(words),
+            )
+    return added
 
 
 def _named(

@@ -36,7 +36,7 @@ from callmip_global.store import (
     value_fraction,
 )
 from callmip_global.units import same_units
-from callmip_global.variables import variable_table
+from callmip_global.variables import UNCERTAINTY, known_variable
 
 Outcome = Literal["accepted", "fixed", "refused"]
 
@@ -243,11 +243,11 @@ def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tupl
     """First and last whole year that every variable found has; None if there is none.
 
     Variables that are not found, or whose files overlap, do not narrow the years: they are refused
-    later, with the reason.
+    later, with the reason. Nor do stated uncertainties.
     """
     spans = []
-    for entry in variable_map.entries.values():
-        if entry.source is None:
+    for name, entry in variable_map.entries.items():
+        if entry.source is None or name.endswith(UNCERTAINTY):
             continue
         try:
             span = whole_years(build_timeline(entry.source, files, None, ""))
@@ -298,10 +298,9 @@ def check_store(path: Path) -> list[Entry]:
 
 
 def _store_problems(ds: Any, name: str, where: str) -> list[Problem]:
-    table = variable_table()
-    if name not in table:
+    var = known_variable(name)
+    if var is None:
         return []
-    var = table[name]
     problems = []
     units = str(ds[name].attrs.get("units", ""))
     if not units or not same_units(units, var.units):

@@ -17,7 +17,13 @@ from callmip_global.errors import DataError, Problem
 from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.derive import Expression, parse_expression
 from callmip_global.units import Substance, convert_factor
-from callmip_global.variables import Variable, requested_variables, variable_table
+from callmip_global.variables import (
+    Variable,
+    known_variable,
+    requested_variables,
+    variable_table,
+    with_uncertainties,
+)
 
 Per = Literal["land", "cell"]
 
@@ -100,10 +106,10 @@ class VariableMap:
 
     @property
     def delivered(self) -> tuple[str, ...]:
-        """Names of all variables the map can give, in the order of the variable table."""
-        return tuple(
-            n for n in variable_table() if n in self.entries and self.entries[n].absent is None
-        )
+        """Names of all variables the map can give, in the order of the variable table; then stated
+        uncertainties in the same order."""
+        names = with_uncertainties(variable_table())
+        return tuple(n for n in names if n in self.entries and self.entries[n].absent is None)
 
     @property
     def native_names(self) -> tuple[str, ...]:
@@ -144,13 +150,14 @@ class VariableMap:
         table = variable_table()
         found: list[Problem] = []
         for name, entry in self.entries.items():
-            if name not in table:
+            var = known_variable(name)
+            if var is None:
                 known = ", ".join(table)
                 found.append(
                     Problem(self.place(name), name, "an unknown variable", f"one of: {known}")
                 )
                 continue
-            found += self._entry_problems(name, entry, table[name])
+            found += self._entry_problems(name, entry, var)
         names = requested_variables() if requested is None else requested
         missing = [n for n in names if n not in self.entries and not self.well_known]
         if missing:
@@ -163,6 +170,9 @@ class VariableMap:
 
     def _entry_problems(self, name: str, entry: VariableSource, var: Variable) -> list[Problem]:
         place = self.place(name)
+        if var.is_uncertainty and entry.sign * entry.factor < 0:
+            found, wanted = "values turned round", "one sigma, which has no sign"
+            return [Problem(place, name, found, wanted, "Leave out the sign.")]
         if entry.units is not None and entry.source is not None:
             try:
                 convert_factor(

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from callmip_global.benchmark import compare
 from callmip_global.benchmark.ensemble import Judged, ensembles_of
 from callmip_global.benchmark.inputs import Run
-from callmip_global.benchmark.series import STATED
 from callmip_global.benchmark.statistics import PairSums
 from callmip_global.grid import Grid
 from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
+from callmip_global.variables import UNCERTAINTY
 
 QUANTITIES = ("ensemble_spread", "ensemble_rmse", "spread_skill", "range_coverage")
 
@@ -224,7 +224,7 @@ def ensemble(folder: Path, count: int = 4, spread: float = 2.0, **options) -> li
 
 
 def add_sigma(path: Path, sigma: np.ndarray, variable: str = "hfls", **attributes: str) -> None:
-    name = variable + STATED
+    name = variable + UNCERTAINTY
     sigma = np.broadcast_to(sigma, (36, *GRID.shape))
     ds = xr.Dataset({name: (("time", "lat", "lon"), sigma, attributes)})
     ds.to_netcdf(path, mode="a")
@@ -423,14 +423,17 @@ def test_stores_hold_an_uncertainty_as_files_do(tmp_path):
     template = protocol_template(
         grid=GRID,
         axis=axis_of(YEARS),
-        variables={"hfls": {"units": "W m-2"}, "hfls" + STATED: {"units": "W m-2"}},
+        variables={"hfls": {"units": "W m-2"}, "hfls" + UNCERTAINTY: {"units": "W m-2"}},
         land_fraction=np.ones(GRID.shape),
         attributes={},
     )
     path = tmp_path / name.text
     attributes = store_attributes(name, {}, ["mon"])
     writer = create_store(path, {"mon": template}, fingerprint={}, attributes=attributes)
-    for variable, values in (("hfls", truth + 1.0), ("hfls" + STATED, np.full_like(truth, 2.0))):
+    for variable, values in (
+        ("hfls", truth + 1.0),
+        ("hfls" + UNCERTAINTY, np.full_like(truth, 2.0)),
+    ):
         for region in writer.regions("mon", variable):
             writer.write("mon", variable, region, values[region].astype(np.float32))
     writer.publish()
