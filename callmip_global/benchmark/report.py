@@ -197,6 +197,8 @@ def _comparison(entry: Mapping[str, Any], factor: float) -> dict[str, Any]:
         }
         for region, simulations in entry.get("spread_cycles", {}).items()
     }
+    models = entry.get("spread_models", {})
+    kept["spread_models"] = {simulation: len(names) for simulation, names in models.items()}
     kept["ensembles"] = _short(entry.get("ensembles", []))
     kept["others"] = [
         {key: _short(of[key]) for key in _OTHER_KEYS if key in of}

@@ -266,7 +266,9 @@ def _more(entry: dict[str, Any], runs: list[dict[str, Any]], rng: Any) -> dict[s
         "overall": best,
         "taylor": taylor,
     }
+    both = [{runs[k]["model"] for k in entry["runs"] if runs[k]["stage"] == s} for s in STAGES]
     return {
+        "spread_models": {"S3": sorted(both[0] & both[1])},
         "spread_cycles": {
             region: {
                 "S3": {

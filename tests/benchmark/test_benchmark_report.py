@@ -190,6 +190,196 @@ def test_the_table_is_used_with_the_keyboard_alone(study, tmp_path):
     assert found["drawn"] >= 4, "seasonal cycle, annual means, Taylor diagram, all models"
 
 
+@pytest.fixture(scope="module")
+def detailed(tmp_path_factory):
+    """Folder of a study with all that a benchmark may hold: three members in each of two models."""
+    folder = write_study(
+        tmp_path_factory.mktemp("detailed"),
+        models=4,
+        members=3,
+        variables=("gpp", "hfls", "lai"),
+        schemes=("collier2018", "ilamb3"),
+        regions=("global", "tropics"),
+        mapped=1,
+    )
+    write_report(folder, out=folder / "report.html")
+    return folder
+
+
+def values(folder: Path, **where: str) -> dict[str, dict[str, Score]]:
+    """Product -> stage and quantity -> row of scores.csv: global, collier2018 unless said."""
+    where = {"region": "global", "scheme": "collier2018"} | where
+    found: dict[str, dict[str, Score]] = {}
+    for row in read_scores(folder / "scores.csv"):
+        if all(getattr(row, name) == value for name, value in where.items()):
+            found.setdefault(row.product, {})[f"{row.stage} {row.quantity}"] = row
+    return found
+
+
+def test_models_that_came_together_but_not_nearer_are_flagged(detailed, tmp_path):
+    steps = """
+      const words = () => [...$("bars").querySelectorAll("tbody tr")].map((r) => [
+        r.querySelector("small").innerText, r.querySelector(".words span").innerText]);
+      const column = (k) => [...$("bars").querySelectorAll("tbody tr")].map(
+        (r) => parseFloat(r.cells[k].innerText));
+      const said = words(), spread = column(3), flagged = $("nearness").querySelectorAll(
+        'path[fill="var(--more)"]').length, note = $("nearness").innerText;
+      const parts = $("bars").querySelector(".parts svg");
+      const bars = [...parts.querySelectorAll("rect")].map((e) => +e.getAttribute("width"));
+      $("measures").querySelector('[value="total_spread"]').click();
+      return {said, spread, flagged, note, bars, title: parts.ariaLabel, total: column(3),
+        units: $("bars").querySelector("tbody tr").cells[4].innerText, after: words(),
+        reduction: $("bars").querySelector("tbody tr").cells[5].innerText,
+        whiskers: $("bars").querySelectorAll('.bar-cell line[stroke="var(--ink)"]').length};"""
+    found = browsed(detailed / "report.html", tmp_path, steps)["found"]
+    of_all = values(detailed, model="all models")
+    expected = {}
+    for product, rows in of_all.items():
+        of = {name: row.value for name, row in rows.items()}
+        closer = of["Posterior multi_model_rmse"] < of["Prior multi_model_rmse"]
+        reduction = rows["Posterior-Prior spread_reduction"]
+        if reduction.low <= 0 <= reduction.high:
+            expected[product] = "spread not clearly different"
+        elif reduction.value < 0:
+            expected[product] = "wider, but mean nearer" if closer else "wider, mean not nearer"
+        elif not closer:
+            expected[product] = "◆ narrower, but mean not nearer"
+        elif of["Posterior range_coverage"] < of["Prior range_coverage"]:
+            expected[product] = "◇ nearer, but product outside more often"
+        else:
+            expected[product] = "narrower and mean nearer"
+    assert dict(found["said"]) == expected
+    assert len(set(expected.values())) > 2, "a study in which there is something to tell apart"
+    assert found["after"] == found["said"], "the verdict is of the standard deviation"
+    wrong = [name for name, words in expected.items() if words.startswith("◆")]
+    assert found["flagged"] == len(wrong)
+    assert f"Narrow but wrong: {len(wrong)} of 6" in found["note"]
+    gpp = {name: row.value for name, row in of_all["gpp-satellite"].items()}
+    assert found["spread"][0] == pytest.approx(gpp["Posterior spread"] * 86400e3, rel=1e-2)
+    assert found["total"][0] == pytest.approx(gpp["Posterior total_spread"], rel=1e-2)
+    assert found["units"] == "PgC yr⁻¹"
+    assert found["whiskers"] == 6
+    change = of_all["gpp-satellite"]["Posterior-Prior total_spread_reduction"]
+    ends = (100 * x for x in (change.value, change.low, change.high))
+    assert found["reduction"].replace("−", "-") == "{:.0f} % {:.0f} to {:.0f}".format(*ends)
+    prior = np.array([gpp[f"Prior spread_{part}"] for part in ("offset", "seasonal", "pattern")])
+    shares = np.array(found["bars"][:3]) / sum(found["bars"][:3])
+    assert shares == pytest.approx(prior**2 / np.sum(prior**2), abs=0.01)
+    assert found["title"].startswith("offset ")
+
+
+def test_what_is_within_the_uncertainty_is_hatched_and_other_products_are_the_ceiling(
+    detailed, tmp_path
+):
+    steps = """
+      const rows = [...$("portrait").tBodies[0].rows];
+      const cells = [...rows[0].querySelectorAll(".cell")];
+      const section = sections[0], body = section.querySelector(".body");
+      show(section);
+      const numbers = () => Object.fromEntries([...body.querySelectorAll(".numbers tbody tr")].map(
+        (r) => [r.cells[0].innerText, [...r.cells].slice(1).map((c) => c.innerText)]));
+      const before = numbers();
+      const found = {within: cells.map((e) => e.innerHTML.includes("#within")),
+        unsure: cells.map((e) => e.innerHTML.includes("#unsure")),
+        names: cells.map((e) => e.ariaLabel),
+        keys: ["within-key", "unsure-key", "unlike-key", "ceiling-key"].map((id) => $(id).hidden),
+        none: rows[1].querySelectorAll('[fill="url(#within)"]').length,
+        ceiling: rows.map((r) => parseFloat(r.querySelector(".ceiling text").textContent)),
+        squares: body.querySelectorAll("rect.s-other").length,
+        maps: [...body.querySelectorAll(".map img")].map((e) => e.alt), before};
+      set("scheme", "ilamb3"); refresh(section);
+      return {...found, later: numbers()};"""
+    found = browsed(detailed / "report.html", tmp_path, steps)["found"]
+    names = [(m, f"r{k}") for m in ("01", "02") for k in (1, 2, 3)] + [("03", ""), ("04", "")]
+    gpp: list[dict[str, Score]] = []
+    for model, member in names:
+        of = values(detailed, model=f"MODEL-{model}.v1", member=member)
+        gpp.append(of["gpp-satellite"])
+    shares = [of["Posterior-Prior beyond_uncertainty_share"].value for of in gpp]
+    assert found["within"] == [share <= 0.5 for share in shares]
+    assert any(0.5 < share < 0.9 for share in shares)
+    changes = [of["Posterior-Prior overall_score"] for of in gpp]
+    assert found["unsure"] == [change.low <= 0 <= change.high for change in changes]
+    said = ["within the uncertainty of the product" in name for name in found["names"]]
+    assert said == found["within"]
+    assert found["keys"] == [False, False, True, False], "nothing here is not like for like"
+    assert found["none"] == 0, "a product without an uncertainty"
+    others = values(detailed, stage="Reference")
+    best = [of["Reference overall_score"].value for of in others.values()]
+    assert found["ceiling"] == pytest.approx(best, abs=0.0051)
+    assert found["squares"] == 1
+    assert "Map: Uncertainty of the product" in found["maps"]
+    score = gpp[0]["Posterior uncertain_bias_score"].value
+    assert found["before"]["Bias score beyond the uncertainty"][1] == f"{score:.3f}"
+    assert found["before"]["Overall score"][3] == f"{best[0]:.3f}"
+    bias = [name for name in found["later"] if name.startswith("Bias g")]
+    assert found["later"][bias[0]] == found["before"][bias[0]], "the same in both schemes"
+    assert found["later"]["Overall score"] != found["before"]["Overall score"]
+    assert found["later"]["Overall score"][0] != "–"
+
+
+def test_an_ensemble_that_is_too_sure_shows_as_such(detailed, tmp_path):
+    steps = """
+      const table = $("ensembles-table").querySelector("tbody tr").innerText.split("\t");
+      const section = sections[0];
+      show(section);
+      const ranks = [...section.querySelectorAll(".chart")].pop();
+      const bars = (cls) => [...ranks.querySelectorAll(cls)].map((e) => +e.getAttribute("height"));
+      const flat = [...ranks.querySelectorAll('line[stroke="var(--ink)"]')];
+      const model = $("ensembles-text").textContent;
+      set("subject", 3); const two = $("ensembles-table").querySelector("thead").innerText;
+      set("subject", 6); const other = $("ensembles-text").textContent;
+      return {table, prior: bars(".r-pri"), posterior: bars(".r-pos"), flat: flat.length, model,
+        two, other, rows: $("ensembles-table").querySelectorAll("tr").length,
+        charts: [...section.querySelectorAll(".chart h3")].map((e) => e.innerText)};"""
+    found = browsed(detailed / "report.html", tmp_path, steps)["found"]
+    of = values(detailed, model="MODEL-01.v1", member="ensemble")["gpp-satellite"]
+    before, after = (of[f"{stage} spread_skill"].value for stage in ("Prior", "Posterior"))
+    assert found["table"][1].strip() == "3 / 3"
+    assert found["table"][2].strip() == f"{before:.2f} → {after:.2f}"
+    assert found["table"][3].strip() == "too narrow"
+    assert found["table"][4].strip() == "50 % → 30 %"
+    summary = json.loads((detailed / "benchmark.json").read_text(encoding="utf-8"))
+    shares = {
+        e["stage"]: e["rank_histogram"]["global"]
+        for e in summary["comparisons"][0]["ensembles"]
+        if e["model"] == "MODEL-01.v1"
+    }
+    for stage in ("Prior", "Posterior"):
+        heights = np.array(found[stage.lower()])
+        assert heights / heights.sum() == pytest.approx(np.array(shares[stage]), abs=2e-3)
+    assert found["flat"] == 1
+    assert "within 1 σ" in found["two"], "the second model states an uncertainty as well"
+    assert found["other"].endswith("there are some for MODEL-01.v1, MODEL-02.v1, MODEL-04.v1.")
+    assert found["rows"] == 0
+    assert {"MODELS THROUGH THE YEAR", "SPREAD AND ERROR", "RANK OF THE PRODUCT"} <= {
+        " ".join(word for word in title.split() if word.isupper()) for title in found["charts"]
+    }
+
+
+def test_a_benchmark_with_scores_and_a_spread_alone_still_makes_a_report(tmp_path):
+    folder = write_study(
+        tmp_path,
+        models=5,
+        variables=("gpp", "mrso"),
+        schemes=("collier2018", "ilamb27"),
+        regions=("global",),
+        plain=True,
+    )
+    page = write_report(folder, out=folder / "report.html")
+    steps = """dispatchEvent(new Event("beforeprint"));
+      return {hidden: ["ensembles", "nearness", "measures", "parts-key", "within-key",
+          "ceiling-key"].map((id) => $(id).hidden),
+        bars: $("bars").querySelectorAll("tbody tr").length, words: $("between-text").textContent,
+        charts: [...document.querySelectorAll("section[data-product]")].map(
+          (e) => e.querySelectorAll(".chart").length)};"""
+    found = browsed(page, tmp_path, steps)["found"]
+    assert all(found["hidden"])
+    assert found["bars"] == 4
+    assert "the table above shows that" in found["words"]
+    assert found["charts"] == [4, 4, 3, 3]
+
+
 def test_a_real_report_draws_its_products_without_a_complaint(report, tmp_path):
     _, _, folder = report
     steps = """dispatchEvent(new Event("beforeprint"));
