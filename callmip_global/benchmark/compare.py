@@ -416,7 +416,7 @@ class _Reader:
             starts = range(0, n_steps, size)
             work += [(box, n_cells, slice(start, min(start + size, n_steps))) for start in starts]
         room = max(n_cells * (steps.stop - steps.start) for _, n_cells, steps in work)
-        buffers = [np.empty(n_runs * room, stored) for _ in work[:2]]
+        buffers = [np.empty(n_runs * room, stored) for _ in work[:2] if n_runs > 1]
 
         def read(number: int) -> _Block:
             box, n_cells, steps = work[number]
@@ -425,10 +425,13 @@ class _Reader:
                 r = np.broadcast_to(self.static[box].ravel(), (len(own), n_cells))
             else:
                 r = self._values(self.series[0], own, box)
-            m = buffers[number % 2][: n_runs * len(own) * n_cells]
-            m = m.reshape(n_runs, len(own), n_cells)
-            for k, one in enumerate(self.series[1:]):
-                m[k] = self._values(one, own, box)
+            if n_runs == 1:
+                m = self._values(self.series[1], own, box)[None]
+            else:
+                m = buffers[number % 2][: n_runs * len(own) * n_cells]
+                m = m.reshape(n_runs, len(own), n_cells)
+                for k, one in enumerate(self.series[1:]):
+                    m[k] = self._values(one, own, box)
             others = [self._values(one, own, box) for one in beside]
             return _Block(steps, r, m, others, steps.stop == n_steps)
 
