@@ -7,8 +7,8 @@ that computes it. It is written as soon as the unit is done, whole or not at all
 benchmark that was stopped goes on where it was.
 
 What is kept is never trusted unseen: a file that is damaged, of another form, or one of whose maps
-is gone or changed is as good as none. Nor is a product kept that could not be compared: to find
-that out again costs little, and the reason may have gone.
+is gone or changed is as good as none. Nor is kept that a product could not be compared, or that a
+file could not be read: to find that out again costs little, and the reason may have gone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 
 from callmip_global import __version__
 from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.series import Period
 from callmip_global.benchmark.tables import COLUMNS, Score
 from callmip_global.data import data_path
 from callmip_global.errors import Problem
@@ -44,6 +45,7 @@ PACKAGES = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
 
 _INDEX = "files.json"
 _RACY_NS = 2_000_000_000
+_UNREAD = "cannot be read"  # what readers say of a file or its data
 _NUMBERS = tuple(COLUMNS.index(name) for name in ("value", "low", "high"))
 # Beside the code: units and plausible ranges of the variables.
 _TABLES = ("variables.yaml", "plausible.yaml")
@@ -53,8 +55,8 @@ _TABLES = ("variables.yaml", "plausible.yaml")
 class Found:
     """What came of a unit.
 
-    ``entries``: of benchmark.json, at most one, whose ``runs`` are identities of runs. ``short``:
-    too few steps, perhaps no fault. Everything in ``entries`` is plain JSON.
+    ``entries``: of benchmark.json, at most one, whose ``runs`` are identities of runs; plain JSON.
+    ``periods``: (year, month) of the steps compared. ``short``: too few of them, perhaps no fault.
     """
 
     rows: list[Score] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Found:
     problems: list[Problem] = field(default_factory=list)
     short: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    periods: list[Period] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ class Kept:
         return _in_threads(self._load, keys)
 
     def save(self, key: str, found: Found) -> None:
-        """Keep what came of a unit whose maps are written; nothing where it has no comparison."""
-        if not key or not found.entries:
+        """Keep what came of a unit whose maps are written.
+
+        Nothing where it has no comparison, or something could not be read, perhaps for the moment.
+        """
+        if not key or not found.entries or any(_UNREAD in p.found for p in found.problems):
             return
         value = {
             "form": FORM,
@@ -90,6 +96,7 @@ class Kept:
             "problems": [astuple(problem) for problem in found.problems],
             "short": [astuple(problem) for problem in found.short],
             "notes": found.notes,
+            "periods": found.periods,
             "maps": {name: content_hash(self.out / name) for name in maps_of(found)},
         }
         text = canonical_json(value)
@@ -127,6 +134,7 @@ class Kept:
                 [Problem(*parts) for parts in value["problems"]],
                 [Problem(*parts) for parts in value["short"]],
                 value["notes"],
+                [(year, month) for year, month in value["periods"]],
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -134,7 +142,7 @@ class Kept:
 
 def maps_of(found: Found) -> list[str]:
     """The maps that a unit has written, by their place in the folder of the benchmark."""
-    return [file["file"] for entry in found.entries for file in entry["maps"]]
+    return [file["file"] for entry in found.entries for file in entry.get("maps", ())]
 
 
 _parts = attrgetter(*COLUMNS)

@@ -41,6 +41,7 @@ Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
 
 MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
+MINIMUM_STEPS = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}
 _BLOCK_STEPS = 60  # what a store holds in one chunk
 _BLOCK_BYTES = 192 * 1024**2  # of all series of a comparison together; two blocks are held
 # Of one series: what is larger is fetched from the kernel and given back for every block, which
@@ -259,7 +260,7 @@ def _gather(
         np.zeros(n_series, dtype=np.int64),
         0,
     )
-    static = _static_map(product, reference, grid, regridder) if frequency == "fx" else None
+    static = static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
     n_slots = 12 if frequency == "mon" else 1
     boxes = _tiles(grid, series, n_slots, n_years if drawn else 0, len(periods))
@@ -269,7 +270,7 @@ def _gather(
     if uncertainty is not None:
         own = ProductUncertainty.of(uncertainty, pairs([run for run, _ in runs]), grid)
         if static is not None:
-            own.static = _static_map(product, uncertainty, grid, regridder)
+            own.static = static_map(product, uncertainty, grid, regridder)
         else:
             own.series = _held(
                 uncertainty, periods, grid, product.variable, regridder, boxes, budget
@@ -300,7 +301,7 @@ def _gather_tile(
     area = grid.cell_area[box].ravel()
     parts = Parts.of(areas, area)
     sums, yearly, judged = _tile_sums(found, product, blocks, frequency, box, parts)
-    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    minimum = MINIMUM_STEPS[frequency]
     # Two thirds of the cells are sea: what follows is done for those that count.
     cells = np.flatnonzero(sums.count.sum(axis=0) >= minimum)
     if not cells.size:
@@ -697,7 +698,7 @@ def _regridded(
     return np.asarray(out.transpose("time", "lat", "lon").values, dtype=np.float64)
 
 
-def _static_map(product: Product, reference: Series, grid: Grid, regridder: Regridder) -> Array:
+def static_map(product: Product, reference: Series, grid: Grid, regridder: Regridder) -> Array:
     """(nlat, nlon) map of the product; of several epochs the mean of those in the window."""
     periods = reference.periods
     if reference.frequency != "fx" and product.window is not None:
@@ -736,7 +737,7 @@ def _common_periods(
         first, last = product.window
         common = {period for period in common if first <= period[0] <= last}
     annual = runs[0][1].frequency == "yr"
-    minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+    minimum = MINIMUM_STEPS[frequency]
     if len(common) < minimum:
         spans = sorted({_span(series.periods, series.frequency) for _, series in runs})
         window = f", window {_window(product)}" if product.window else ""
@@ -795,7 +796,7 @@ def _result(
             f"{product.variable} may plausibly be: check units, factor and sign."
         )
     if not np.isfinite(reference).any():
-        minimum = {"mon": MINIMUM_MONTHS, "yr": MINIMUM_YEARS, "fx": 1}[frequency]
+        minimum = MINIMUM_STEPS[frequency]
         raise DataError(
             Problem(
                 f"product {product.name}",

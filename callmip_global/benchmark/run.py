@@ -27,6 +27,7 @@ from callmip_global.benchmark.cache import (
     unit_key,
     versions,
 )
+from callmip_global.benchmark.ceiling import against, rivals
 from callmip_global.benchmark.compare import (
     MINIMUM_MONTHS,
     MINIMUM_YEARS,
@@ -39,7 +40,13 @@ from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
-from callmip_global.benchmark.series import AnnualSeries, Series, product_series
+from callmip_global.benchmark.series import (
+    AnnualSeries,
+    Period,
+    Series,
+    at_frequency,
+    product_series,
+)
 from callmip_global.benchmark.spread import Spread, between_models, land_fraction, one_stage_notes
 from callmip_global.benchmark.tables import (
     UNITLESS,
@@ -113,29 +120,43 @@ def run_benchmark(
     digests = file_digests([path for own in files for path in own], out)
     has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
     work = _Work(tuple(runs), has, chosen, used, regridder, Kept(out))
-    units = [
-        _Unit(product, frequency, _key(work, product, frequency, [(p, digests[p]) for p in own]))
+    parts = {
+        product: product_parts(product, [(path, digests[path]) for path in own])
         for product, own in zip(products, files, strict=True)
+    }
+    units = [
+        _Unit(product, frequency, _key(work, product, frequency, parts[product]))
+        for product in products
         for frequency in (("fx",) if product.static else frequencies)
     ]
+    # A unit reads all runs and the product, one of a ceiling two products.
+    pairs_of_products = sum(len(rivals(unit.product, products)) for unit in units)
+    share = 1.0 / (1.0 + 2 * pairs_of_products / (len(units) * (len(runs) + 1)))
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    results = _results(work, units, task_map, progress)
+    results = _results(work, units, task_map, _part(progress, 0.0, share))
+    others = _ceiling_units(work, units, results, parts)
+    tops = _results(work, others, task_map, _part(progress, share, 1.0))
     position = {run.identity: k for k, run in enumerate(runs)}
     for product in products:
-        own = [r for unit, r in zip(units, results, strict=True) if unit.product is product]
-        for found in own:
-            rows += found.rows
+        own = [(u, r) for u, r in zip(units, results, strict=True) if u.product is product]
+        for unit, found in own:
+            above = [r for o, r in zip(others, tops, strict=True) if o.of is unit]
+            rows += found.rows + [row for top in above for row in top.rows]
             entries += [
-                {**entry, "runs": [position[*identity] for identity in entry["runs"]]}
+                {
+                    **entry,
+                    "runs": [position[*identity] for identity in entry["runs"]],
+                    "ceiling": [of for top in above for of in top.entries],
+                }
                 for entry in found.entries
             ]
             problems += [p for p in found.problems if _told(p) not in map(_told, problems)]
-            notes += found.notes
-        short = [p for found in own for p in found.short]
-        if any(found.entries for found in own):
+            notes += found.notes + [note for top in above for note in top.notes]
+        short = [p for _, found in own for p in found.short]
+        if any(found.entries for _, found in own):
             # Two years make a monthly comparison and no annual one: that is no fault.
             notes += [str(problem) for problem in short]
         else:
@@ -148,7 +169,7 @@ def run_benchmark(
     summary = _summary(runs, products, read, chosen, used, frequencies, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
     maps = [name for found in results for name in maps_of(found)]
-    work.kept.remove_others([unit.key for unit in units], maps)
+    work.kept.remove_others([unit.key for unit in (*units, *others)], maps)
     return summary
 
 
@@ -168,30 +189,61 @@ class _Work:
     regridder: Regridder
     kept: Kept
 
+    def key(self, *parts: Any) -> str:
+        """The key of a unit that depends on ``parts``, and on what all have in common."""
+        regions = [region.definition() for region in self.regions]
+        names = [scheme.name for scheme in self.schemes]
+        return unit_key(self.regridder, parts, regions, names)
+
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
-    """One product at one frequency with all runs. ``key``: what its result is kept under."""
+    """One product at one frequency with all runs. ``key``: what its result is kept under.
+
+    With ``other``: that product against this one, to be put beside the result of the unit ``of``,
+    which is of ``periods``.
+    """
 
     product: Product
     frequency: str
     key: str
+    other: Product | None = None
+    of: _Unit | None = None
+    periods: tuple[Period, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.product.variable}: {self.product.name}, {self.frequency}"
+        rival = "" if self.other is None else f" and {self.other.name}"
+        return f"{self.product.variable}: {self.product.name}{rival}, {self.frequency}"
 
 
-def _key(work: _Work, product: Product, frequency: str, files: Sequence[tuple[Path, str]]) -> str:
-    """The key of a unit; empty where nothing may be kept of it."""
-    parts = product_parts(product, files)
+def _key(work: _Work, product: Product, frequency: str, parts: Any) -> str:
+    """The key of a product with its runs; empty where nothing may be kept of it."""
     runs = [
         (run.identity, run.synthetic, run.digests, run.changed())
         for run in work.runs
         if _frequency_of(run, product.variable, frequency, work.has) is not None
     ]
-    regions = [region.definition() for region in work.regions]
-    names = [scheme.name for scheme in work.schemes]
-    return unit_key(work.regridder, parts, frequency, runs, regions, names) if parts else ""
+    return work.key(parts, frequency, runs) if parts else ""
+
+
+def _ceiling_units(
+    work: _Work, units: Sequence[_Unit], results: Sequence[Found], parts: Mapping[Product, Any]
+) -> list[_Unit]:
+    """Every product that can be used against every other one of its variable that was compared."""
+    usable = [u.product for u, r in zip(units, results, strict=True) if r.entries or r.short]
+    found = []
+    for unit, result in zip(units, results, strict=True):
+        product, frequency, periods = unit.product, unit.frequency, tuple(result.periods)
+        for other in rivals(product, list(dict.fromkeys(usable))) if result.entries else ():
+            both = parts[product], parts[other]
+            key = work.key("ceiling", both, frequency, periods) if all(both) else ""
+            found.append(_Unit(product, frequency, key, other, unit, periods))
+    return found
+
+
+def _part(progress: Progress, start: float, end: float) -> Progress:
+    """The progress of a part of the work."""
+    return lambda text, share: progress(text, start + share * (end - start))
 
 
 def _results(
@@ -202,7 +254,8 @@ def _results(
     missing = [k for k, found in enumerate(results) if found is None]
     there = len(units) - len(missing)
     if there:
-        progress(f"{there} of {len(units)} comparisons kept from before", there / len(units))
+        what = "comparisons" if units[0].other is None else "pairs of products"
+        progress(f"{there} of {len(units)} {what} kept from before", there / len(units))
 
     def done(unit: _Unit, found: Found, share: float) -> None:
         progress(str(unit), (there + share * len(missing)) / len(units))
@@ -215,8 +268,44 @@ def _results(
 
 def _kept(work: _Work, unit: _Unit) -> Found:
     """Compute one unit and keep what came of it."""
-    found = _compared(work, unit)
+    found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
     work.kept.save(unit.key, found)
+    return found
+
+
+def _against(work: _Work, unit: _Unit, other: Product) -> Found:
+    """Compare another product with one that runs were compared with."""
+    product, found = unit.product, Found()
+    said = f"product {product.name}: no ceiling at {unit.frequency} from {other.name}"
+    try:
+        ceiling = against(
+            product,
+            other,
+            periods=unit.periods,
+            frequency=unit.frequency,
+            regions=work.regions,
+            schemes=work.schemes,
+            regridder=work.regridder,
+        )
+    except CallmipError as error:
+        return Found(notes=[f"{said}: {problem}" for problem in error.problems])
+    if ceiling is None:
+        return found
+    comparison = ceiling.comparison
+    if comparison is None:
+        found.notes.append(f"{said}: {ceiling.shared} steps in common.")
+        return found
+    for scheme in work.schemes:
+        found.rows += _rows(comparison, scheme, ())
+    entry = _ceiling_entry(comparison, other, of_runs=ceiling.of_runs)
+    if other.anomaly and not product.anomaly:
+        # Of fewer scores than the overall ones of the runs: the two are no match.
+        found.rows = [
+            replace(row, value=math.nan) if row.quantity == "overall_score" else row
+            for row in found.rows
+        ]
+        entry["overall"] = {name: dict.fromkeys(of) for name, of in entry["overall"].items()}
+    found.entries.append(entry)
     return found
 
 
@@ -238,7 +327,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     except CallmipError as error:
         found.problems += error.problems
         return found
-    seen = _reference_series(reference, frequency)
+    seen = at_frequency(reference, frequency)
     if not with_it or seen is None:
         what = "no run has it" if not with_it else "the product is annual"
         found.notes.append(
@@ -257,7 +346,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     own: Series | None = None
     try:
         beside = uncertainty_series(product, reference)
-        own = None if beside is None else _reference_series(beside, frequency)
+        own = None if beside is None else at_frequency(beside, frequency)
     except UncertaintyError as error:
         found.problems += error.problems
     try:
@@ -294,6 +383,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     for scheme in work.schemes:
         found.rows += _rows(comparison, scheme, spreads)
     found.entries.append(_entry(comparison, files, spreads))
+    found.periods = list(comparison.periods)
     return found
 
 
@@ -310,14 +400,6 @@ def _frequency_of(run: Run, variable: str, frequency: str, has: _Has) -> str | N
     """The frequency of the data that a run is compared by at ``frequency``; None without any."""
     wanted = {"fx": ("mon", "yr"), "mon": ("mon",), "yr": ("yr", "mon")}[frequency]
     return next((own for own in wanted if variable in has[run.identity, own]), None)
-
-
-def _reference_series(reference: Series, frequency: str) -> Series | None:
-    if frequency in ("fx", reference.frequency):
-        return reference
-    if frequency == "yr" and reference.frequency == "mon":
-        return AnnualSeries(reference)
-    return None
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -617,6 +699,39 @@ def _entry(
         "ensembles": comparison.judged.entries(list(comparison.areas)),
         "maps": files,
         "notes": comparison.notes,
+    }
+
+
+def _ceiling_entry(comparison: Comparison, other: Product, *, of_runs: bool) -> dict[str, Any]:
+    """What the report shows of another product against this one.
+
+    ``of_runs``: whether of the period of the runs; ``years`` null for static products.
+    """
+    first, last = comparison.periods[0], comparison.periods[-1]
+    regions = comparison.areas
+    numbers = {
+        scheme.name: {region: run_numbers(comparison, scheme, 0, region) for region in regions}
+        for scheme in comparison.schemes
+    }
+    return {
+        "product": other.name,
+        "years": None if comparison.frequency == "fx" else [first[0], last[0]],
+        "n_months": comparison.n_months,
+        "of_runs": of_runs,
+        "overall": {
+            name: {region: _numbers([n["overall_score"][0]])[0] for region, (n, _) in of.items()}
+            for name, of in numbers.items()
+        },
+        "scores_present": {
+            name: {region: len(_defined(parts)) for region, (_, parts) in of.items()}
+            for name, of in numbers.items()
+        },
+        "taylor": {
+            scheme.name: {
+                region: _numbers(comparison.taylor(scheme, 0, region)[:2]) for region in regions
+            }
+            for scheme in comparison.schemes
+        },
     }
 
 

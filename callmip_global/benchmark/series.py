@@ -199,6 +199,15 @@ class AnnualSeries:
         self.monthly.close()
 
 
+def at_frequency(series: Series, frequency: str) -> Series | None:
+    """The series at ``mon``, ``yr`` or ``fx`` (as it is): itself or its annual means, else None."""
+    if frequency in ("fx", series.frequency):
+        return series
+    if (frequency, series.frequency) == ("yr", "mon"):
+        return AnnualSeries(series)
+    return None
+
+
 def product_series(product: Product) -> FileSeries:
     """The product's files as one series; DataError says in one line what is wrong with them."""
     where = f"product {product.name}"

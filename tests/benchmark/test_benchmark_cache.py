@@ -58,13 +58,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         write_product(tmp_path, truth[:, ::-1], name="C"),
     ]
     computed: list[str] = []
-    real = running._compared
+    real = running._kept
 
-    def compared(work: Any, unit: Any) -> Found:
-        computed.append(f"{unit.product.name} {unit.frequency}")
+    def counted(work: Any, unit: Any) -> Found:
+        other = "" if unit.other is None else f"-{unit.other.name}"
+        computed.append(f"{unit.product.name}{other} {unit.frequency}")
         return real(work, unit)
 
-    monkeypatch.setattr(running, "_compared", compared)
+    monkeypatch.setattr(running, "_kept", counted)
     return Study(runs, products, tmp_path / "out", computed)
 
 
@@ -82,7 +83,10 @@ def kept_in(out: Path) -> list[Path]:
     return [path for path in (out / "kept").glob("*.json") if path.name != "files.json"]
 
 
-ALL = ["A mon", "B mon", "C mon"]
+ALL = ["A mon", "A-C mon", "B mon", "C mon", "C-A mon"]
+OF_A = ["A mon", "A-C mon", "C-A mon"]
+OF_C = ["A-C mon", "C mon", "C-A mon"]
+OF_HFLS = ["A mon", "C mon"]
 
 
 def last_first(function: Any, shared: Any, items: Any) -> Any:
@@ -111,9 +115,11 @@ def test_the_progress_says_how_many_are_kept(study):
     assert [text for text, _ in said] == [
         "2 of 3 comparisons kept from before",
         "hfss: B, mon",
+        "2 of 2 pairs of products kept from before",
         "writing",
     ]
-    assert [share for _, share in said] == pytest.approx([2 / 3, 1.0, 1.0])
+    # Three comparisons of three runs and a product, two of two products: 12 and 4 series.
+    assert [share for _, share in said] == pytest.approx([0.5, 0.75, 1.0, 1.0])
 
 
 def rewrite(path: Path, off: float) -> None:
@@ -131,13 +137,13 @@ def entry(study: Study, k: int, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda s: rewrite(Path(s.products[0].paths[0]), 1.0), ["A mon"]),
-        (lambda s: entry(s, 0, window=(2001, 2002)), ["A mon"]),
+        (lambda s: rewrite(Path(s.products[0].paths[0]), 1.0), OF_A),
+        (lambda s: entry(s, 0, window=(2001, 2002)), OF_A),
         (lambda s: entry(s, 1, factor=2.0, units="W m-2"), ["B mon"]),
-        (lambda s: entry(s, 2, version="2"), ["C mon"]),
+        (lambda s: entry(s, 2, version="2"), OF_C),
         (lambda s: rewrite(s.runs[2], 1.0), ["B mon"]),
-        (lambda s: rewrite(s.runs[1], 1.0), ["A mon", "C mon"]),
-        (lambda s: s.runs.pop(1), ["A mon", "C mon"]),
+        (lambda s: rewrite(s.runs[1], 1.0), OF_HFLS),
+        (lambda s: s.runs.pop(1), OF_HFLS),
     ],
     ids=["product's file", "window", "factor", "version", "run", "other run", "one run less"],
 )
@@ -234,12 +240,13 @@ def test_what_is_kept_damaged_is_computed_again(study):
     study.again()
     first = files_of(study.out)
     kept = kept_in(study.out)
-    assert len(kept) == 3
-    for damage, path in zip((cut_short, other_digit, Path.unlink), kept, strict=True):
+    assert len(kept) == 5
+    damages = (cut_short, other_digit, Path.unlink, cut_short, Path.unlink)
+    for damage, path in zip(damages, kept, strict=True):
         damage(path)
     assert study.again() == ALL
     assert files_of(study.out) == first
-    for path, data in zip(kept, (b"", bytes(range(256)), b"[]"), strict=True):
+    for path, data in zip(kept, (b"", bytes(range(256)), b"[]", b"", b"\n"), strict=True):
         path.write_bytes(data)
     assert study.again() == ALL
     assert files_of(study.out) == first
@@ -259,7 +266,7 @@ def test_a_kept_file_of_another_form_is_computed_again(study, monkeypatch):
     keys = [path.stem for path in kept_in(study.out)]
     assert all(Kept(study.out).load(keys))
     monkeypatch.setattr(cache, "FORM", 0)
-    assert Kept(study.out).load(keys) == [None] * 3
+    assert Kept(study.out).load(keys) == [None] * 5
 
 
 def test_a_benchmark_that_was_killed_goes_on_where_it_was(study, tmp_path):
@@ -273,7 +280,7 @@ def test_a_benchmark_that_was_killed_goes_on_where_it_was(study, tmp_path):
     with pytest.raises(KilledError):
         study.again(progress=stop)
     assert not (study.out / "scores.csv").exists()
-    assert study.again() == ["C mon"]
+    assert study.again() == OF_C
     now = files_of(study.out)
     study.again(tmp_path / "elsewhere")
     assert files_of(tmp_path / "elsewhere") == now
@@ -310,7 +317,7 @@ def test_nothing_is_kept_of_a_strangers_regridder(study):
         running.run_benchmark(
             study.runs, products=study.products, out=study.out, regridder=stranger
         )
-        assert sorted(set(study.computed)) == [f"{n} {f}" for n in "ABC" for f in ("mon", "yr")]
+        assert len(set(study.computed)) == len(study.computed) == 10
     assert number(study.out, "bias", stage="Prior", product="A") == pytest.approx(2.0)
 
 
@@ -322,7 +329,7 @@ def test_a_large_run_changed_in_its_middle_is_another_run(study, monkeypatch, la
         monkeypatch.setattr("callmip_global.files._END_BYTES", 100)
     study.again()
     rewrite(study.runs[1], 1.0)
-    assert study.again() == ["A mon", "C mon"]
+    assert study.again() == OF_HFLS
     os.utime(study.runs[2])
     assert study.again() == (["B mon"] if large else [])
 
@@ -404,6 +411,7 @@ founds = st.builds(
     st.lists(problems, max_size=2),
     st.lists(problems, max_size=2),
     st.lists(words, max_size=2),
+    st.lists(st.tuples(st.integers(1, 9999), st.integers(1, 12)), max_size=3),
 )
 
 
@@ -427,7 +435,7 @@ def test_every_part_of_a_result_is_kept(tmp_path):
     kept.folder.mkdir()
     problem = Problem("w", "k", "f", "w", "r", "rule")
     row = Score(*"abcdefghij", 0.1, "1", 2, 3, math.nan, math.inf)
-    found = Found([row], [{"maps": []}], [problem], [problem], ["note"])
+    found = Found([row], [{"maps": []}], [problem], [problem], ["note"], [(2001, 1)])
     assert all(vars(found).values())
     kept.save("k", found)
     (back,) = kept.load(["k"])
@@ -436,11 +444,13 @@ def test_every_part_of_a_result_is_kept(tmp_path):
     assert same(back, replace(found, rows=[replace(row, high=math.nan)]))
 
 
-def test_a_result_without_a_comparison_is_not_kept(tmp_path):
+def test_a_result_without_a_comparison_or_with_a_file_unread_is_not_kept(tmp_path):
     kept = Kept(tmp_path)
     kept.folder.mkdir()
     kept.save("k", Found(notes=["no run has it"]))
     kept.save("", Found(entries=[{"maps": []}]))
+    unread = Problem("M.v1", "hfls", "data that cannot be read (Input/output error)")
+    kept.save("k", Found(entries=[{"maps": []}], problems=[unread]))
     assert list(kept.folder.iterdir()) == []
     assert kept.load(["k", ""]) == [None, None]
 
