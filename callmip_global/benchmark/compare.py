@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +18,11 @@ from callmip_global.benchmark.ensemble import CellSums, Judged
 from callmip_global.benchmark.inputs import Run, pairs
 from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.product import Product
+from callmip_global.benchmark.product_check import named
 from callmip_global.benchmark.regions import Region, region_area
+from callmip_global.benchmark.run_check import Masks, empty_months, without_a_value
 from callmip_global.benchmark.scores import Scheme
-from callmip_global.benchmark.series import Box, Period, Series, days_of
+from callmip_global.benchmark.series import Box, Period, Series, days_of, said_period
 from callmip_global.benchmark.statistics import Moments, PairSums
 from callmip_global.benchmark.uncertainty import (
     BEYOND,
@@ -51,8 +53,17 @@ _SUM_BYTES = 256 * 1024**2  # of the sums of a tile
 _MOST_SUM_BYTES = 1024**3  # where smaller tiles mean that runs are read again
 _HELD_BYTES = 512 * 1024**2  # of a product that is read once for all tiles
 _IMPLAUSIBLE_SHARE = 0.2
+_MOST_READ_AGAIN = 3  # steps that are lost, to see to whom
 # What the sums of a spatial pattern are filed under, by whether cells weigh by their area.
 _PATTERN = {True: "pattern by area", False: "pattern"}
+
+
+class _RunError(Exception):
+    """The data of a run, by its position, cannot be read."""
+
+    def __init__(self, run: int, problems: tuple[Problem, ...]) -> None:
+        super().__init__(run, problems)
+        self.run, self.problems = run, problems
 
 
 class TooShortError(DataError):
@@ -93,7 +104,8 @@ class Comparison:
     product's mean; ``uncertainty``: its mean uncertainty, None without one. ``sums``: of (scheme,
     quantity), scheme "" for what all have in common. ``resampled``: of each pair (prior,
     posterior), where there are enough years. ``judged``: ensembles and stated uncertainties.
-    ``days`` (T,): length of the ``periods``.
+    ``days`` (T,): length of the ``periods``. ``masks``: where product and runs have values;
+    ``places``: of the runs' data, for messages.
     ``cycles``: region -> series (reference first, then the runs) of 12 means, or empty;
     ``annual``: region -> years and the same series.
     """
@@ -112,6 +124,8 @@ class Comparison:
     sums: dict[tuple[str, str], RegionalSums]
     resampled: dict[tuple[int, int], Resampled]
     judged: Judged
+    masks: Masks
+    places: list[str]
     uncertainty: Array | None = None
     cycles: dict[str, list[list[float]]] = field(default_factory=dict)
     annual: dict[str, tuple[list[int], list[list[float]]]] = field(default_factory=dict)
@@ -149,8 +163,10 @@ def compare(
     the rest is common. ``uncertainty``: of the product, at the same steps; one that cannot be used
     is a problem, and the rest is as without it. Raises DataError where nothing is left to compare.
     """
-    problems: list[Problem] = []
-    kept = list(runs)
+    kept, short = _overlapping(product, reference, runs, frequency)
+    # Two years make a monthly comparison and no annual one: that is no fault.
+    problems = [problem for problem in short if problem.found.startswith("0 ")]
+    notes = [str(problem) for problem in short if problem not in problems]
     while True:
         try:
             options = regions, schemes, regridder, stated or {}, uncertainty
@@ -159,32 +175,68 @@ def compare(
             problems += error.problems
             uncertainty = None
             continue
+        except _RunError as error:
+            problems += [named(problem) for problem in error.problems]
+            kept.pop(error.run)
+            if not kept:
+                raise DataError(problems) from error
+            continue
+        said = _span(gathered.periods, frequency)
         if gathered.values[0] == 0:
-            raise DataError(
-                Problem(
-                    reference.where,
-                    product.variable,
-                    f"no value at all in {_span(gathered.periods, frequency)}",
-                    "values in the months that the runs have",
-                )
-            )
+            left_out = "The product is left out."
+            raise DataError(without_a_value(reference, product.variable, said, left_out))
         empty = [k for k, count in enumerate(gathered.values[1:]) if count == 0]
-        problems += [
-            Problem(
-                kept[k][0].label,
-                product.variable,
-                f"no value at all in {_span(gathered.periods, frequency)}",
-                remedy=f"Left out of the comparison with {product.name}.",
-            )
-            for k in empty
-        ]
+        left_out = "The run is left out."
+        problems += [without_a_value(kept[k][1], product.variable, said, left_out) for k in empty]
         kept = [pair for k, pair in enumerate(kept) if k not in empty]
         if not kept:
             raise DataError(problems)
         if not empty:
             problems += gathered.judged.problems()
+            problems += _lost_months(product.variable, reference, kept, gathered)
             break
-    return _result(product, [run for run, _ in kept], frequency, schemes, gathered), problems
+    comparison = _result(product, kept, frequency, schemes, gathered)
+    comparison.notes += notes
+    return comparison, problems
+
+
+def _overlapping(
+    product: Product,
+    reference: Series,
+    runs: Sequence[tuple[Run, Series]],
+    frequency: str,
+) -> tuple[list[tuple[Run, Series]], list[Problem]]:
+    """The runs that are long enough with the product, and why the others are not; all of them where
+    none is. One run of other years would leave none to the others."""
+    kept, problems = [], []
+    for pair in runs:
+        try:
+            _common_periods(product, reference, [pair], frequency)
+            kept.append(pair)
+        except TooShortError as error:
+            remedy = "The run is left out. Check the epoch in time's units. [period]"
+            problems += [
+                replace(problem, where=pair[1].where, remedy=remedy, rule="period")
+                for problem in error.problems
+            ]
+    return (kept, problems) if kept else (list(runs), [])
+
+
+def _lost_months(
+    name: str, reference: Series, runs: Sequence[tuple[Run, Series]], gathered: _Gathered
+) -> Iterator[Problem]:
+    """Runs without a value in a step that the product has, which is then lost for all."""
+    lost = np.flatnonzero(gathered.area_valid.sum(axis=0) == 0)
+    if len(lost) == len(gathered.periods) or reference.frequency == "fx":
+        return
+    periods = [gathered.periods[t] for t in lost[:_MOST_READ_AGAIN]]
+    there = set(reference.periods)
+    wanted = [p for p in periods if p in there and np.isfinite(reference.read([p])).any()]
+    for _, series in runs:
+        empty = [p for p in wanted if not np.isfinite(series.read([p])).any()]
+        if empty:
+            months = [said_period(p, series.frequency) for p in empty]
+            yield empty_months(series.where, name, months)
 
 
 @dataclass
@@ -212,6 +264,7 @@ class _Gathered:
     cycle_areas: Array
     values: NDArray[np.int64]
     implausible: int
+    masks: Masks
     uncertainty: ProductUncertainty | None = None
 
 
@@ -259,6 +312,7 @@ def _gather(
         np.zeros((n_series, n_regions, 12)),
         np.zeros(n_series, dtype=np.int64),
         0,
+        Masks.empty(len(runs), grid),
     )
     static = static_map(product, reference, grid, regridder) if frequency == "fx" else None
     series = [reference, *(s for _, s in runs)]
@@ -371,6 +425,7 @@ def _tile_sums(
         if yearly is not None:
             guesses = sums.guess_reference, sums.guess_model
             yearly.add(r, m, found.days[here], years[here], *guesses)
+        found.masks.add(box, r, m)
         found.judged.add_block(judged, r, m, block.beside, found.days[here])
         found.area_valid[:, here] += parts.kinds @ added.areas
         found.area_sums[:, :, here] += parts.kinds @ added.sums
@@ -427,19 +482,30 @@ class _Reader:
             else:
                 r = self._values(self.series[0], own, box)
             if n_runs == 1:
-                m = self._values(self.series[1], own, box)[None]
+                m = self._run(0, own, box)[None]
             else:
                 m = buffers[number % 2][: n_runs * len(own) * n_cells]
                 m = m.reshape(n_runs, len(own), n_cells)
-                for k, one in enumerate(self.series[1:]):
-                    m[k] = self._values(one, own, box)
+                for k in range(n_runs):
+                    m[k] = self._run(k, own, box)
             others = [self._values(one, own, box) for one in beside]
             return _Block(steps, r, m, others, steps.stop == n_steps)
 
         return _one_ahead(read, len(work))
 
+    def _run(self, k: int, periods: Sequence[Period], box: Box) -> NDArray[Any]:
+        try:
+            return self._values(self.series[k + 1], periods, box)
+        except DataError as error:
+            raise _RunError(k, error.problems) from error
+
     def _values(self, series: Series, periods: Sequence[Period], box: Box) -> NDArray[Any]:
-        return on_grid(series, periods, self.grid, self.variable, self.regridder, box)
+        try:
+            return on_grid(series, periods, self.grid, self.variable, self.regridder, box)
+        except UncertaintyError:
+            raise
+        except DataError as error:
+            raise DataError(map(named, error.problems)) from error
 
 
 def _add_uncertainty(
@@ -756,7 +822,7 @@ def _common_periods(
 
 def _result(
     product: Product,
-    runs: list[Run],
+    runs: Sequence[tuple[Run, Series]],
     frequency: str,
     schemes: Sequence[Scheme],
     gathered: _Gathered,
@@ -767,7 +833,7 @@ def _result(
         product=product,
         frequency=frequency,
         schemes=tuple(schemes),
-        runs=runs,
+        runs=[run for run, _ in runs],
         grid=gathered.grid,
         areas=gathered.areas,
         periods=gathered.periods,
@@ -778,6 +844,8 @@ def _result(
         sums=gathered.sums,
         resampled=gathered.resampled,
         judged=gathered.judged,
+        masks=gathered.masks,
+        places=[series.where for _, series in runs],
     )
     comparison.notes += gathered.judged.notes(product.name)
     if gathered.uncertainty is not None:

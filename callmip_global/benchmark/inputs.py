@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from callmip_global.benchmark.product_check import Finding, fault, named, of_times
 from callmip_global.benchmark.series import Opener, Series, file_opener, run_series
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import file_hash
@@ -21,6 +22,8 @@ _FILE = re.compile(
     r"_(?P<years>\d{4}-\d{4})_(?P<stage>Prior|Posterior)(?:_m(?P<member>\d+))?\.nc"
 )
 STAGES = ("Prior", "Posterior")
+_UNREADABLE = (OSError, ValueError, KeyError)
+_DATA_RULES = ("unreadable",)
 
 
 @dataclass
@@ -76,7 +79,8 @@ class Run:
 
     def series(self, variable: str, frequency: str) -> Series:
         """A variable at a frequency that the run has, or the stated uncertainty of one."""
-        where, opener = self.sources[frequency]
+        file, opener = self.sources[frequency]
+        where = f"{self.label} ({file})"
         if variable.endswith(UNCERTAINTY):
             opener = partial(_with_attributes, opener, variable)
         return run_series(where, [where], [opener], variable)
@@ -91,19 +95,25 @@ def _with_attributes(opener: Opener, uncertainty: str) -> xr.Dataset:
     return ds.assign({uncertainty: ds[uncertainty].assign_attrs(said)})
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs behind stores and files, in a fixed order; UsageError with all that cannot be used.
+def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
+    """The runs behind stores and files, in a fixed order, and what is wrong with those that are
+    damaged and left out.
 
     Files of different frequencies of one run belong together; the same run twice is refused, for
-    its scores could not be told apart.
+    its scores could not be told apart. UsageError with all that are no runs, or where all are
+    damaged.
     """
     problems: list[Problem] = []
+    damaged: list[Problem] = []
     runs: dict[tuple[str, str, str, str], Run] = {}
     for path in paths:
         try:
             run = _store_run(path) if path.is_dir() else _file_run(path)
+            damaged += _unusable(run)
         except (DataError, UsageError) as error:
-            problems.extend(error.problems)
+            of_data = [problem for problem in error.problems if problem.rule in _DATA_RULES]
+            damaged += of_data
+            problems += [problem for problem in error.problems if problem not in of_data]
             continue
         known = runs.setdefault(run.identity, run)
         if known is run:
@@ -126,11 +136,57 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         known.synthetic = known.synthetic or run.synthetic
     if not paths:
         problems.append(Problem("benchmark", found="no store and no file", wanted="at least one"))
-    if problems:
-        raise UsageError(problems)
+    if problems or not any(run.sources for run in runs.values()):
+        raise UsageError(problems + damaged)
     order = {stage: i for i, stage in enumerate(STAGES)}
-    return sorted(
-        runs.values(), key=lambda r: (r.model, r.simulation, order[r.stage], r.member_name)
+    used = [run for run in runs.values() if run.sources]
+    used.sort(key=lambda r: (r.model, r.simulation, order[r.stage], r.member_name))
+    return used, damaged
+
+
+def _unusable(run: Run) -> list[Problem]:
+    """What is wrong with the times of the run's files, or why one cannot be read. A frequency that
+    cannot be used is taken out of its sources."""
+    problems: list[Problem] = []
+    for frequency, (file, opener) in list(run.sources.items()):
+        at = f"{run.label} ({file})"
+        try:
+            with opener() as ds:
+                findings = list(of_times(ds, at))
+        except DataError as error:
+            findings = [Finding(named(problem), True) for problem in error.problems]
+        except _UNREADABLE as error:
+            findings = [_no_calendar(at, error) or _unreadable(at, error)]
+        problems += [finding.problem for finding in findings]
+        if any(finding.refuse for finding in findings):
+            del run.sources[frequency]
+    return problems
+
+
+def _no_calendar(at: str, error: Exception) -> Finding | None:
+    """The times of a store are decoded when it is opened."""
+    text = " ".join(str(error).split())
+    if "unable to decode time" not in text:
+        return None
+    return fault(
+        "calendar",
+        at,
+        "time",
+        f"times that cannot be read ({text[:80]})",
+        "a calendar of CF",
+        "The run is left out. Harmonize it again.",
+    )
+
+
+def _unreadable(at: str, error: Exception) -> Finding:
+    text = " ".join(str(error).split())[:120]
+    return fault(
+        "unreadable",
+        at,
+        "",
+        f"a file that cannot be read ({text})",
+        "NetCDF, or a whole store",
+        "The run is left out. Cut short on the way? Copy it again.",
     )
 
 
@@ -141,7 +197,10 @@ def _store_run(path: Path) -> Run:
                 str(path), found="a folder that is no Zarr v3 store", wanted="a store or a file"
             )
         )
-    info = store_info(path)
+    try:
+        info = store_info(path)
+    except _UNREADABLE as error:
+        raise DataError(_unreadable(str(path), error).problem) from error
     if info.name is None:
         raise DataError(
             Problem(
@@ -171,11 +230,8 @@ def _file_run(path: Path) -> Run:
     try:
         with open_file() as ds:
             attributes = {str(key): str(value) for key, value in ds.attrs.items()}
-    except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:120]
-        raise DataError(
-            Problem(str(path), found=f"a file that cannot be read ({text})", wanted="NetCDF")
-        ) from error
+    except _UNREADABLE as error:
+        raise DataError(_unreadable(str(path), error).problem) from error
     match = _FILE.fullmatch(path.name)
     parts = match.groupdict() if match else {}
     stage = attributes.get("Calibration_stage") or parts.get("stage") or ""

@@ -72,7 +72,7 @@ _TELLING = 0.02  # a correction that leaves less of the range than this explains
 _SLACK = 3.0  # beyond the window of the whole Earth, for products of a part of it
 _FAR = 10.0
 _FAINT = 1e-3  # of the range: a field that varies less was scaled wrongly
-_ZEROS = 0.55  # deserts and ice are a third of the land; with the sea it is four fifths
+ZEROS = 0.55  # deserts and ice are a third of the land; with the sea it is four fifths
 _SAMPLE = 20_000
 _BLOCK_BYTES = 64 * 1024**2
 _NORTH = (30.0, 65.0)
@@ -125,25 +125,25 @@ def check_product(product: Product, *, quick: bool = False) -> list[Finding]:
         at = f"product {product.name} ({path.name})"
         try:
             with file_opener(path)() as ds:
-                found += _of_times(ds, at)
+                found += of_times(ds, at)
                 units += [(path, text) for text in _units(ds, product)]
             if len(files) > 1:
                 alone += _alone(product, path)
         except DataError as error:
-            found += [Finding(_named(problem), True) for problem in error.problems]
+            found += [Finding(named(problem), True) for problem in error.problems]
         except (OSError, ValueError) as error:
             text = " ".join(str(error).split())[:120]
             said = f"a file that cannot be read ({text})"
             remedy = "Cut short on the way? Get it again."
-            found.append(_fault("unreadable", at, "", said, "NetCDF", remedy))
-    found += [Finding(_named(problem), True) for problem in alone]
+            found.append(fault("unreadable", at, product.variable, said, "NetCDF", remedy))
+    found += [Finding(named(problem), True) for problem in alone]
     found += _of_units(units, product)
     if any(finding.refuse for finding in found):
         return found
     try:
         series = product_series(product)
     except DataError as error:
-        return [*found, *(Finding(_named(problem), True) for problem in error.problems)]
+        return [*found, *(Finding(named(problem), True) for problem in error.problems)]
     names = [path.name for path in files]
     found += _of_period(series, product, names)
     if any(finding.refuse for finding in found):
@@ -195,7 +195,8 @@ def check_series(
     """
     found: list[Finding] = []
     if not lacks_months:
-        found += _lacking(series, files)
+        remedy = "Left out of the runs too; get the file again, or say lacks_months: true."
+        found += lacking_months(series, files, remedy)
     seen = _Seen.empty(series)
     try:
         for part, block in _blocks(series, quick):
@@ -205,7 +206,7 @@ def check_series(
                 # The series speaks of the whole product, the reader knows which file it is at.
                 at = _at(series, files, part)
                 problems = (replace(problem, where=at) for problem in error.problems)
-                return [*found, *(Finding(_named(problem), True) for problem in problems)]
+                return [*found, *(Finding(named(problem), True) for problem in problems)]
     finally:
         series.close()
     if quick and not any(seen.counts.values()):
@@ -214,13 +215,15 @@ def check_series(
 
 
 def check_runs(comparison: Comparison) -> Iterator[Problem]:
-    """What is wrong with the size or sign of the runs, from the maps of their means; told only."""
+    """What is wrong with the size, sign or mask of the runs; told only. Sizes and signs are seen in
+    the maps of their means."""
     variable = variable_table()[comparison.product.variable]
-    if comparison.product.anomaly:
-        return
     area = comparison.grid.cell_area
     north = next((c for name, c in comparison.cycles.items() if name == "nh"), [])
-    for k, run in enumerate(comparison.runs):
+    for k, place in enumerate(comparison.places):
+        yield from comparison.masks.faults(k, comparison.grid, place, variable.name)
+        if comparison.product.anomaly:
+            continue
         seen = _Seen.of_map(comparison.maps[k]["mean"], area, variable)
         if north:
             cycle = north[k + 1]
@@ -231,7 +234,9 @@ def check_runs(comparison: Comparison) -> Iterator[Problem]:
         wrong = (_of_size(seen, variable) or _of_season(seen, variable)) if seen.counts else None
         if wrong is not None:
             rule, said, wanted, remedy, _ = wrong
-            yield _fault(rule, run.label, variable.name, said, wanted, remedy).problem
+            for of_products in (" Set factor or sign.", " Set sign: -1."):
+                remedy = remedy.replace(of_products, " Mend it in the variable map of the model.")
+            yield fault(rule, place, variable.name, said, wanted, remedy).problem
 
 
 def _units(ds: xr.Dataset, product: Product) -> list[str]:
@@ -248,7 +253,7 @@ def _of_units(units: Sequence[tuple[Path, str]], product: Product) -> Iterator[F
     for path, text in units[1:]:
         first, wanted = units[0]
         if not same_units(text, wanted):
-            yield _fault(
+            yield fault(
                 "units",
                 f"product {product.name} ({path.name})",
                 product.source or product.variable,
@@ -269,7 +274,7 @@ def _alone(product: Product, path: Path) -> tuple[Problem, ...]:
 # --- times ----------------------------------------------------------------------------------------
 
 
-def _of_times(ds: xr.Dataset, at: str) -> Iterator[Finding]:
+def of_times(ds: xr.Dataset, at: str) -> Iterator[Finding]:
     """Stamps beside their bounds, and months of another calendar than the one that is named."""
     try:
         name = time_name(ds, at)
@@ -286,7 +291,7 @@ def _of_times(ds: xr.Dataset, at: str) -> Iterator[Finding]:
         if outside.size:
             i = int(outside[0])
             more = f" and {outside.size - 1} more" if outside.size > 1 else ""
-            yield _fault(
+            yield fault(
                 "time-outside-bounds",
                 at,
                 name,
@@ -324,7 +329,7 @@ def _of_calendar(
     for other in ("standard", "noleap", "360_day"):
         there = _drift(values, units, other) if other != own else None
         if there is not None and there < 0.6:
-            yield _fault(
+            yield fault(
                 "calendar",
                 at,
                 f"{name}.calendar",
@@ -357,7 +362,7 @@ def _of_period(series: FileSeries, product: Product, files: Sequence[str]) -> It
     if strange:
         at = _at(series, files, series.places[strange[0]][0])
         span = f"{first} to {last}" if last is not None else f"{first} or later"
-        yield _fault(
+        yield fault(
             "period",
             at,
             "time",
@@ -368,7 +373,8 @@ def _of_period(series: FileSeries, product: Product, files: Sequence[str]) -> It
         )
 
 
-def _lacking(series: FileSeries, files: Sequence[str]) -> Iterator[Finding]:
+def lacking_months(series: FileSeries, files: Sequence[str], remedy: str) -> Iterator[Finding]:
+    """Months that are missing between the first and the last."""
     if series.frequency != "mon":
         return
     (y0, m0), (y1, m1) = series.periods[0], series.periods[-1]
@@ -380,13 +386,13 @@ def _lacking(series: FileSeries, files: Sequence[str]) -> Iterator[Finding]:
     ]
     if lacking:
         before = max(p for p in series.periods if p < lacking[0])
-        yield _fault(
+        yield fault(
             "month-missing",
             _at(series, files, series.places[before][0]),
             "time",
             f"no {_some(lacking)}",
             f"every month of {_span(series.periods, 'mon')}",
-            "Left out of the runs too; get the file again, or say lacks_months: true.",
+            remedy,
             refuse=False,
         )
 
@@ -524,13 +530,13 @@ def _of_values(
     at = _at(series, files, 0) if len(set(files)) == 1 else series.where
     name = series.name
     if not any(seen.counts.values()):
-        yield _fault(
+        yield fault(
             "all-missing", at, name, "no value at all", "values", "Wrong file, or a wrong fill?"
         )
         return
     empty = [period for period, count in seen.counts.items() if not count]
     if empty and not lacks_months and series.frequency != "fx":
-        yield _fault(
+        yield fault(
             "month-empty",
             _at(series, files, series.places[empty[0]][0]),
             name,
@@ -547,7 +553,7 @@ def _of_values(
         wrong = _of_season(seen, var)
     if wrong is not None:
         rule, found, wanted, remedy, refuse = wrong
-        yield _fault(rule, at, name, found, wanted, remedy, refuse=refuse)
+        yield fault(rule, at, name, found, wanted, remedy, refuse=refuse)
     yield from _of_mask(seen, series, at)
 
 
@@ -665,8 +671,8 @@ def _of_mask(seen: _Seen, series: FileSeries, at: str) -> Iterator[Finding]:
         return
     covered = float(seen.area[seen.valid].sum())
     zeros = float(seen.area[seen.valid & ~seen.other].sum())
-    if covered > 0.9 * float(seen.area.sum()) and zeros > _ZEROS * covered:
-        yield _fault(
+    if covered > 0.9 * float(seen.area.sum()) and zeros > ZEROS * covered:
+        yield fault(
             "mask",
             at,
             series.name,
@@ -680,7 +686,7 @@ def _of_mask(seen: _Seen, series: FileSeries, at: str) -> Iterator[Finding]:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _fault(
+def fault(
     rule: str,
     where: str,
     key: str,
@@ -690,11 +696,14 @@ def _fault(
     *,
     refuse: bool = True,
 ) -> Finding:
+    """One line with the name of its rule at the end."""
     return Finding(Problem(where, key, found, wanted, f"{remedy} [{rule}]", rule), refuse)
 
 
-def _named(problem: Problem) -> Problem:
+def named(problem: Problem) -> Problem:
     """A problem of the reader with the name of the rule at its end."""
+    if problem.rule and problem.remedy.endswith(f"[{problem.rule}]"):
+        return problem
     known = {"time-gaps": "time", "time-missing": "time", "time-undecodable": "time"}
     rule = known.get(problem.rule, problem.rule)
     text = problem.found

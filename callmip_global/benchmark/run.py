@@ -38,8 +38,9 @@ from callmip_global.benchmark.compare import (
 )
 from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
 from callmip_global.benchmark.product import Product
-from callmip_global.benchmark.product_check import check_product, check_runs
+from callmip_global.benchmark.product_check import check_product, check_runs, named
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
+from callmip_global.benchmark.run_check import months_lacking
 from callmip_global.benchmark.series import (
     AnnualSeries,
     Period,
@@ -113,7 +114,7 @@ def run_benchmark(
         )
     if not products:
         raise UsageError(Problem("products", found="none", wanted="at least one product"))
-    runs = read_runs(stores)
+    runs, damaged = read_runs(stores)
     for folder in ("maps", FOLDER):
         (out / folder).mkdir(parents=True, exist_ok=True)
     files = [product.files() for product in products]
@@ -134,7 +135,7 @@ def run_benchmark(
     share = 1.0 / (1.0 + 2 * pairs_of_products / (len(units) * (len(runs) + 1)))
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
-    problems: list[Problem] = []
+    problems = list(damaged)
     notes: list[str] = []
     results = _results(work, units, task_map, _part(progress, 0.0, share))
     others = _ceiling_units(work, units, results, parts)
@@ -269,7 +270,9 @@ def _results(
 def _kept(work: _Work, unit: _Unit) -> Found:
     """Compute one unit and keep what came of it."""
     found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
-    work.kept.save(unit.key, found)
+    # What could not be read once may be there the next time, in files that look the same.
+    if not any(problem.rule in ("damaged", "unreadable") for problem in found.problems):
+        work.kept.save(unit.key, found)
     return found
 
 
@@ -313,11 +316,16 @@ def _compared(work: _Work, unit: _Unit) -> Found:
     """Compare one product at one frequency with all runs that have it, and write the maps."""
     product, frequency = unit.product, unit.frequency
     found = Found()
-    with_it = [
-        (run, series)
-        for run in work.runs
-        if (series := _run_series(run, product.variable, frequency, work.has)) is not None
-    ]
+    with_it = []
+    for run in work.runs:
+        try:
+            series = _run_series(run, product.variable, frequency, work.has)
+        except CallmipError as error:
+            found.problems += [named(problem) for problem in error.problems]
+            continue
+        if series is not None:
+            found.problems += months_lacking(series)
+            with_it.append((run, series))
     faults = check_product(product, quick=True) if with_it else []
     found.problems += [fault.problem for fault in faults]
     if any(fault.refuse for fault in faults):
@@ -329,7 +337,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
         return found
     seen = at_frequency(reference, frequency)
     if not with_it or seen is None:
-        what = "no run has it" if not with_it else "the product is annual"
+        what = "no run has it that can be used" if not with_it else "the product is annual"
         found.notes.append(
             f"product {product.name}: {product.variable} not compared at {frequency}, {what}."
         )

@@ -380,7 +380,9 @@ def test_the_size_and_sign_of_the_runs_are_told_by_their_means(tmp_path):
         runs, [write_product(tmp_path, truth)], tmp_path / "out", frequencies=["mon"]
     )
     (line,) = summary["problems"]
-    assert line.startswith("M.v1 S3 Prior: hfls: found 100% of the values outside")
+    where = "M.v1 S3 Prior (M.v1_global_test_mon_2001-2003_Prior.nc)"
+    assert line.startswith(f"{where}: hfls: found 100% of the values outside")
+    assert "1000: g for kg? Mend it in the variable map" in line
     assert line.endswith("[scale]")
     assert number(tmp_path / "out", "bias_score", stage="Posterior") == pytest.approx(1.0, abs=1e-6)
 
@@ -391,7 +393,8 @@ def test_a_run_of_the_opposite_sign_is_told_by_its_northern_seasons(tmp_path):
     run = write_run(tmp_path, nep(-1), **options)
     summary = benchmark([run], [product], tmp_path / "out", frequencies=["mon"])
     (line,) = summary["problems"]
-    assert line.startswith("M.v1 S3 Prior: nep: found a mean of")
+    where = "M.v1 S3 Prior (M.v1_global_test_mon_2001-2003_Prior.nc)"
+    assert line.startswith(f"{where}: nep: found a mean of")
     assert line.endswith("[sign]")
 
 

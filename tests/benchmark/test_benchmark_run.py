@@ -405,8 +405,9 @@ def test_a_run_without_a_value_is_left_out_and_named(tmp_path):
         runs, [write_product(tmp_path, truth)], tmp_path / "out", frequencies=["mon"]
     )
     assert summary["problems"] == [
-        "M.v1 S3 Posterior: hfls: found no value at all in 2001-01 to 2003-12. "
-        "Left out of the comparison with REF."
+        "M.v1 S3 Posterior (M.v1_global_test_mon_2001-2003_Posterior.nc): hfls: found no value at "
+        "all in 2001-01 to 2003-12, wanted values. Wrong file, or a wrong fill value? The run is "
+        "left out. [all-missing]"
     ]
     assert number(tmp_path / "out", "bias_score", stage="Prior") == pytest.approx(1.0, abs=1e-7)
 
