@@ -40,6 +40,7 @@ from callmip_global.variables import variable_table
 T = TypeVar("T")
 Array = NDArray[np.float64]
 Regridder = Callable[[xr.Dataset, Grid], xr.Dataset]
+_Weights = tuple[Parts, Array]  # of the cells of a tile: regions they lie in, weight of each
 
 MINIMUM_MONTHS = 12
 MINIMUM_YEARS = 3
@@ -362,33 +363,37 @@ def _gather_tile(
         return
     sums = sums.of_cells(cells)
     moments = sums.moments()
-    found.judged.add_tile(judged, cells, areas[:, cells], moments)
+    areas, area, parts = areas[:, cells], area[cells], parts.of_cells(cells)
+    found.judged.add_tile(judged, cells, areas, moments)
     if yearly is not None:
-        yearly, own_parts = yearly.of_cells(cells), parts.of_cells(cells)
+        yearly = yearly.of_cells(cells)
         for pair, resampled in found.resampled.items():
             resampled.add(
                 yearly,
                 pair,
                 sums.guess_reference,
                 sums.guess_model,
-                own_parts,
-                area[cells],
+                parts,
+                area,
                 anomaly=product.anomaly,
             )
-    areas = areas[:, cells]
-    inside = areas >= (0.5 - 1e-9) * area[cells]
+    weights = [(parts, area)]
+    if not all(scheme.by_area for scheme in schemes):
+        # Cells belong to a region as a whole or not at all.
+        alike = np.ones_like(area)
+        weights.append((Parts.of((areas >= (0.5 - 1e-9) * area).astype(np.float64), alike), alike))
     _place(found.reference, box, cells, moments.mean_reference)
     if found.uncertainty is not None:
         weight = sums.weight.sum(axis=0)
-        to = box, cells, areas
+        to = box, cells, weights[0]
         _add_uncertainty(found, product, reader, frequency, schemes, to, moments, weight)
     for k in range(n_runs):
-        _add_run(found, product, frequency, schemes, moments, k, box, cells, areas, inside)
+        _add_run(found, product, frequency, schemes, moments, k, box, cells, weights)
     if frequency == "mon":
         for i, cycle in enumerate((moments.cycle_reference, *moments.cycle_model)):
-            there = np.isfinite(cycle)
-            found.cycle_areas[i] += areas @ there.T
-            found.cycle_sums[i] += areas @ np.where(there, cycle, 0.0).T
+            total, weight, _ = parts.sums(cycle, area)
+            found.cycle_areas[i] += weight.T
+            found.cycle_sums[i] += total.T
 
 
 def _tile_sums(
@@ -514,16 +519,16 @@ def _add_uncertainty(
     reader: _Reader,
     frequency: str,
     schemes: Sequence[Scheme],
-    to: tuple[Box, NDArray[np.int64], Array],
+    to: tuple[Box, NDArray[np.int64], _Weights],
     moments: Moments,
     weight: Array,
 ) -> None:
     """Add what the uncertainty says of the cells of a tile that count, read again for it.
 
-    ``to``: the tile, its N cells that count, (regions, N) their areas [m2];  weight : (N,) length
-    of the common steps [days]
+    ``to``: the tile, its N cells that count, and their areas;  weight : (N,) length of the common
+    steps [days]
     """
-    box, cells, areas = to
+    box, cells, by_area = to
     own, n_runs = found.uncertainty, len(found.maps)
     assert own is not None
     if own.static is not None:
@@ -539,9 +544,9 @@ def _add_uncertainty(
     _place(own.field, box, cells, there.field)
     for k in range(n_runs):
         fields = there.run_fields(moments, k, frequency, schemes, anomaly=product.anomaly)
-        _add_sums(found.sums, fields, k, n_runs, areas)
+        _add_sums(found.sums, fields, k, n_runs, by_area)
     for i, j in () if product.anomaly else own.pairs:
-        _add_sums(found.sums, {("", BEYOND): there.beyond(moments, i, j)}, j, n_runs, areas)
+        _add_sums(found.sums, {("", BEYOND): there.beyond(moments, i, j)}, j, n_runs, by_area)
 
 
 def _one_ahead(read: Callable[[int], T], count: int) -> Iterator[T]:
@@ -564,12 +569,11 @@ def _add_run(
     k: int,
     box: Box,
     cells: NDArray[np.int64],
-    areas: Array,
-    inside: NDArray[np.bool_],
+    weights: Sequence[_Weights],
 ) -> None:
     """Maps and regional sums of run ``k`` for the ``cells`` of a tile that count.
 
-    areas : (regions, N) [m2];  inside : (regions, N) whether a cell belongs to a region as a whole
+    weights : by area, then of cells that belong to a region as a whole, where a scheme wants them
     """
     mean_r, mean_m = moments.mean_reference, moments.mean_model[k]
     common: dict[str, Array] = {"reference_mean": mean_r, "mean": mean_m}
@@ -583,10 +587,10 @@ def _add_run(
     terms = scores.pattern_terms(mean_m, mean_r)
     if any(scheme.by_area for scheme in schemes):
         fields |= {(_PATTERN[True], name): values for name, values in terms.items()}
-    _add_sums(found.sums, fields, k, len(found.maps), areas)
+    _add_sums(found.sums, fields, k, len(found.maps), weights[0])
     if not all(scheme.by_area for scheme in schemes):
         alike = {(_PATTERN[False], name): values for name, values in terms.items()}
-        _add_sums(found.sums, alike, k, len(found.maps), inside.astype(np.float64))
+        _add_sums(found.sums, alike, k, len(found.maps), weights[1])
     for (of, name), values in fields.items():
         if name in ("reference_mean", "absolute_bias") or of not in ("", schemes[0].name):
             continue
@@ -607,19 +611,16 @@ def _add_sums(
     fields: dict[tuple[str, str], Array],
     k: int,
     n_runs: int,
-    weights: Array,
+    weights: _Weights,
 ) -> None:
-    """Add the cells of a tile to the sums over all regions by matrix products."""
-    values = np.stack(list(fields.values()))
-    there = np.isfinite(values).astype(np.float64)
-    total = np.where(there > 0, values, 0.0) @ weights.T
-    weight = there @ weights.T
-    cells = there @ (weights > 0).astype(np.float64).T
+    """Add the cells of a tile to the sums over all regions."""
+    parts, area = weights
+    total, weight, cells = parts.sums(np.stack(list(fields.values())), area)
     for i, key in enumerate(fields):
-        own = sums.setdefault(key, RegionalSums.empty(n_runs, len(weights)))
+        own = sums.setdefault(key, RegionalSums.empty(n_runs, len(parts.kinds)))
         own.total[k] += total[i]
         own.weight[k] += weight[i]
-        own.cells[k] += np.rint(cells[i]).astype(np.int64)
+        own.cells[k] += cells[i]
 
 
 def _type(series: Series) -> np.dtype[Any]:

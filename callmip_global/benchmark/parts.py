@@ -55,6 +55,23 @@ class Parts:
         entries = np.arange(first[-1]) + np.repeat(self.first[cells] - first[:-1], counts)
         return Parts(self.part[cells], self.kinds, first, self.region[entries], self.share[entries])
 
+    def sums(self, values: NDArray[Any], area: Array) -> tuple[Array, Array, NDArray[np.int64]]:
+        """Sums of ``values`` (F, N) over each region: (F, R) area times value, area, and number of
+        cells that lie in it at least in part; of cells that have a value (not NaN)."""
+        n_parts, n_regions = self.kinds.shape[1], self.kinds.shape[0]
+        sums = np.zeros((3, len(values), n_parts + n_regions))
+        _sum_cells(
+            np.ascontiguousarray(values),
+            self.part,
+            self.first,
+            self.region + n_parts,
+            self.share,
+            area,
+            sums,
+        )
+        total, weight, cells = sums[..., :n_parts] @ self.kinds.T + sums[..., n_parts:]
+        return total, weight, np.rint(cells).astype(np.int64)
+
     def add_cut(
         self, reference: Any, models: Any, area: Array, areas: NDArray[Any], sums: NDArray[Any]
     ) -> None:
@@ -119,3 +136,32 @@ def _add_cut(
         for k in range(models.shape[0]):
             _add_values(models[k, t], there[:n], first, region, weight, own)
             sums[k + 1, :, t] += own
+
+
+@compiled
+def _sum_cells(
+    values: NDArray[Any],
+    part: NDArray[np.int64],
+    first: NDArray[np.int64],
+    region: NDArray[np.int64],
+    share: Array,
+    area: Array,
+    sums: Array,
+) -> None:
+    """Add to ``sums`` (3, F, P + R) area times value, area and number of cells, of the parts and
+    then of what regions cut; ``region`` (E,) counts on from the parts."""
+    for f in range(values.shape[0]):
+        total, weight, cells = sums[0, f], sums[1, f], sums[2, f]
+        for c in range(part.size):
+            value = np.float64(values[f, c])
+            if not np.isfinite(value):
+                continue
+            p = part[c]
+            total[p] += area[c] * value
+            weight[p] += area[c]
+            cells[p] += 1.0
+            for e in range(first[c], first[c + 1]):
+                p = region[e]
+                total[p] += share[e] * area[c] * value
+                weight[p] += share[e] * area[c]
+                cells[p] += 1.0

@@ -43,6 +43,20 @@ def test_regional_sums_are_those_of_all_cells_by_their_shares(given, n_models, n
     np.testing.assert_allclose(totals, expected, rtol=1e-11)
 
 
+@given(given=maps(), n_fields=st.integers(1, 3))
+def test_sums_of_maps_are_those_of_all_cells_by_their_shares(given, n_fields):
+    shares, rng = given
+    area = rng.uniform(1e8, 1e9, shares.shape[1])
+    values = rng.normal(300.0, 1.0, (n_fields, shares.shape[1]))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    total, weight, cells = Parts.of(shares * area, area).sums(values, area)
+    there = np.isfinite(values)
+    own = np.round(shares, 12) * area
+    np.testing.assert_allclose(total, np.where(there, values, 0.0) @ own.T, rtol=1e-11)
+    np.testing.assert_allclose(weight, there @ own.T, rtol=1e-11)
+    np.testing.assert_array_equal(cells, there.astype(int) @ (own > 0).astype(int).T)
+
+
 @given(given=maps())
 def test_parts_of_some_cells_are_those_of_the_cells(given):
     shares, rng = given
