@@ -101,7 +101,8 @@ class Comparison:
     """What came of one product at one frequency.
 
     ``maps[k]``: per run, (nlat, nlon) maps of its mean, its bias, and the RMSE and the scores of
-    the first scheme, as far as they apply; NaN outside the common mask. ``reference``: the
+    the first scheme, as far as they apply; NaN outside the common mask. Those of another scheme
+    that differ from them are there too, under names like ``rmse_score.ilamb27``. ``reference``: the
     product's mean; ``uncertainty``: its mean uncertainty, None without one. ``sums``: of (scheme,
     quantity), scheme "" for what all have in common. ``resampled``: of each pair (prior,
     posterior), where there are enough years. ``judged``: ensembles and stated uncertainties.
@@ -591,13 +592,24 @@ def _add_run(
     if not all(scheme.by_area for scheme in schemes):
         alike = {(_PATTERN[False], name): values for name, values in terms.items()}
         _add_sums(found.sums, alike, k, len(found.maps), weights[1])
+    first, *others = schemes
+    repeated = {
+        (scheme.name, name)
+        for scheme in others
+        for _, name in fields
+        if (first.name, name) in fields
+        and scheme.variant(name, frequency) == first.variant(name, frequency)
+    }
+    shown = {"", *(scheme.name for scheme in schemes)}
     for (of, name), values in fields.items():
-        if name in ("reference_mean", "absolute_bias") or of not in ("", schemes[0].name):
+        if of not in shown or (of, name) in repeated or name in ("reference_mean", "absolute_bias"):
             continue
-        # The spread between models is made of the means: they keep all their digits.
-        kind = np.float64 if name == "mean" else np.float32
-        whole = found.maps[k].setdefault(name, np.full(found.grid.shape, np.nan, kind))
-        _place(whole, box, cells, values)
+        key = name if of in ("", first.name) else f"{name}.{of}"
+        if key not in found.maps[k]:
+            # The spread between models is made of the means: they keep all their digits.
+            kind = np.float64 if name == "mean" else np.float32
+            found.maps[k][key] = np.full(found.grid.shape, np.nan, kind)
+        _place(found.maps[k][key], box, cells, values)
 
 
 def _place(whole: NDArray[Any], box: Box, cells: NDArray[np.int64], values: Array) -> None:

@@ -93,9 +93,10 @@ def run_benchmark(
     ``stores``: stores of harmonized runs, or NetCDF files with the protocol's names. ``regridder``:
     brings a dataset (time, lat, lon, with bounds; ``sftlf`` where known) to a grid, conserving
     area means (``regrid.regrid_dataset``); product and runs meet on the coarsest of their grids.
-    ``schemes``: names of ``scores.SCHEMES``; scores.csv has a whole table of each, maps and report
-    are of the first. ``task_map``: where the units run, each of them one product at one frequency
-    with all runs.
+    ``schemes``: names of ``scores.SCHEMES``; scores.csv has a whole table of each, the maps have
+    fields of each (``rmse_score_prior`` of the first, ``rmse_score_prior_ilamb27`` of another that
+    differs), those that the report shows are of the first. ``task_map``: where the units run, each
+    of them one product at one frequency with all runs, or with another product.
 
     Writes ``out/scores.csv``, the same table as ``out/scores.parquet``, ``out/maps/*.nc``,
     ``out/benchmark.json`` (with table and maps all that ``write_report`` needs) and
@@ -551,7 +552,10 @@ _TITLES = {
 def _write_maps(
     folder: Path, comparison: Comparison, spreads: Sequence[Spread]
 ) -> list[dict[str, Any]]:
-    """One file per model, simulation and member, with both stages, and one per spread."""
+    """One file per model, simulation and member, with both stages, and one per spread.
+
+    Fields of further schemes, where they differ from those of the first, end in the scheme's name.
+    """
     units = variable_table()[comparison.product.variable].units
     files: list[dict[str, Any]] = []
     runs = comparison.runs
@@ -570,9 +574,11 @@ def _write_maps(
         for k, stage in ((i, "prior"), (j, "posterior")):
             if k is None:
                 continue
-            for name, values in comparison.maps[k].items():
+            for key, values in comparison.maps[k].items():
+                name, *scheme = key.split(".")
                 unit = "1" if name.endswith("_score") else units
-                fields[f"{name}_{stage}"] = (values, unit, f"{_TITLES[name]}, {stage}")
+                title = ", ".join((_TITLES[name], stage, *scheme))
+                fields["_".join((name, stage, *scheme))] = values, unit, title
         if i is not None and j is not None and "bias" in comparison.maps[i]:
             fields["misfit_change"] = (
                 np.abs(comparison.maps[j]["bias"]) - np.abs(comparison.maps[i]["bias"]),
@@ -651,8 +657,8 @@ def _write_map_file(
             "frequency": comparison.frequency,
             "years": f"{first[0]}-{last[0]}",
             "n_months": comparison.n_months,
-            "scheme": comparison.schemes[0].name,
-            "references": comparison.schemes[0].citation,
+            "scheme": " ".join(scheme.name for scheme in comparison.schemes),
+            "references": "; ".join(scheme.citation for scheme in comparison.schemes),
             "source": f"callmip-global {__version__}",
             "synthetic": "; ".join(_synthetic_texts(comparison.runs, [product])),
         },

@@ -228,6 +228,14 @@ class Scheme:
             maps["interannual_score"] = error_score(iav_m - iav_r, iav_r)
         return maps
 
+    def variant(self, quantity: str, frequency: str) -> tuple[Any, ...]:
+        """Equal for schemes whose maps of a quantity (``cell_maps``) are the same."""
+        if quantity in ("rmse", "rmse_score"):
+            return (self.cycle_rmse and frequency == "mon",)
+        if quantity == "seasonal_cycle_score":
+            return self.phase, self.flat_cycles
+        return ()
+
     def overall(self, scores: Mapping[str, float]) -> tuple[float, int, int]:
         """Weighted mean of the scores there are, how many those are, and how many were wanted."""
         there = {name: value for name, value in scores.items() if np.isfinite(value)}

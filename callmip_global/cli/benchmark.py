@@ -43,7 +43,7 @@ def benchmark(
         list[str] | None,
         typer.Option(
             help="Scoring scheme: collier2018 (when not given), ilamb27 or ilamb3. May be repeated;"
-            " maps are of the first, the report switches between them."
+            " all are in tables and maps, and the report switches between them."
         ),
     ] = None,
     dask: DaskOption = None,

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 from benchmark_cases import benchmark, cycles, number, rows_of, write_product, write_run
 
 from callmip_global.benchmark.scores import MONTH_DAYS, SCHEMES, cycle_errors, month_of_maximum
@@ -149,7 +150,7 @@ def test_a_flat_cycle_has_its_maximum_in_january_for_the_programs_alone():
     assert month_of_maximum(flat, flat=True)[0] == 0
 
 
-def test_each_scheme_has_a_whole_table_and_the_first_one_the_maps(tmp_path):
+def test_each_scheme_has_a_whole_table_whichever_is_the_first(tmp_path):
     truth = series(3, 8)
     runs = [
         write_run(tmp_path, series(3, 8 + i), stage=stage)
@@ -186,3 +187,38 @@ def test_the_command_takes_schemes_and_boxes(tmp_path, capsys):
     rows = rows_of(tmp_path / "out")
     assert {r["scheme"] for r in rows} == set(chosen["scheme"])
     assert {r["region"] for r in rows} == {"nh", "box"}
+
+
+@pytest.mark.parametrize("first", ALL)
+@pytest.mark.parametrize("frequency", ["mon", "yr", "fx"])
+def test_the_maps_of_every_scheme_have_the_means_of_its_table(tmp_path, frequency, first):
+    """A scheme's own field where it has one, else that of the schemes it shares it with."""
+    truth, run = series(3, 1), series(3, 2)
+    # Flat cycles are one of the things that schemes differ in.
+    truth[:, :, 0] = 40.0
+    static = {"static": True} if frequency == "fx" else {}
+    product = write_product(tmp_path, truth[0] if static else truth, **static)
+    schemes = [first, *(name for name in ALL if name != first)]
+    options = {"frequencies": ["mon" if static else frequency], "schemes": schemes}
+    summary = benchmark([write_run(tmp_path, run)], [product], tmp_path / "o", **options)
+    (file,) = summary["comparisons"][0]["maps"]
+    seen = 0
+    with xr.open_dataset(tmp_path / "o" / file["file"]) as ds:
+        assert set(file["fields"]) == set(ds.data_vars)
+        area = ds["areacella"]
+        for scheme in schemes:
+            for row in rows_of(tmp_path / "o"):
+                if (row["scheme"], row["region"]) != (scheme, "global"):
+                    continue
+                name = f"{row['quantity']}_prior"
+                field = ds.get(f"{name}_{scheme}", ds.get(name))
+                if field is None or not row["value"]:
+                    continue
+                mean = float(field.weighted(area).mean())
+                assert mean == pytest.approx(float(row["value"]), rel=2e-6), (scheme, name)
+                seen += 1
+        for name, field in ds.data_vars.items():
+            of_first = name.removesuffix(f"_{schemes[1]}").removesuffix(f"_{schemes[2]}")
+            if of_first != name and of_first in ds:
+                assert not np.array_equal(ds[of_first], field, equal_nan=True)
+    assert seen >= {"mon": 15, "yr": 12, "fx": 9}[frequency]
