@@ -54,7 +54,7 @@ _COMPARISON_KEYS = (
     "runs",
     "notes",
 )
-_OTHER_KEYS = ("product", "years", "n_months", "taylor")
+_OTHER_KEYS = ("product", "years", "of_runs", "scores_present", "taylor")
 _SIGNED_FIELDS = ("bias_prior", "bias_posterior")
 
 

@@ -263,6 +263,7 @@ def _more(entry: dict[str, Any], runs: list[dict[str, Any]], rng: Any) -> dict[s
         "product": _other(entry),
         "years": entry["years"],
         "n_months": entry["n_months"],
+        "of_runs": True,
         "overall": best,
         "taylor": taylor,
     }

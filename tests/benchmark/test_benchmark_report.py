@@ -245,7 +245,7 @@ def test_models_that_came_together_but_not_nearer_are_flagged(detailed, tmp_path
         elif not closer:
             expected[product] = "◆ narrower, but mean not nearer"
         elif of["Posterior range_coverage"] < of["Prior range_coverage"]:
-            expected[product] = "◇ nearer, but product outside more often"
+            expected[product] = "◇ nearer, but outside more often"
         else:
             expected[product] = "narrower and mean nearer"
     assert dict(found["said"]) == expected
