@@ -327,12 +327,15 @@ def stated_rows(out: Path, **where: str) -> dict[str, float | None]:
 
 
 def test_a_stated_uncertainty_by_hand_in_other_units_and_with_gaps(tmp_path):
-    """Off by 3 W m-2 everywhere. The uncertainty is 2 W m-2 in the south and 4 in the north, and
-    missing in the first year: half of the area within one sigma, all within two."""
+    """Off by 3 W m-2 everywhere. The uncertainty is 1.2 W m-2 from 30S to 30N, half of the earth, 2
+    up to 60 degrees, 4 beyond, and missing in the first year."""
     truth = cycles(3)
     prior = write_run(tmp_path, truth)
     path = write_run(tmp_path, truth + 3.0, stage="Posterior")
-    sigma = np.where(GRID.lat < 0, 2e-3, 4e-3)[None, :, None] * np.ones((36, 1, GRID.shape[1]))
+    bands = np.select([np.abs(GRID.lat) < 30, np.abs(GRID.lat) < 60], [1.2e-3, 2e-3], 4e-3)
+    sigma = bands[None, :, None] * np.ones((36, 1, GRID.shape[1]))
+    polar = 1.0 - math.sqrt(0.75)
+    middle = 0.5 - polar
     sigma[:12] = np.nan
     add_sigma(path, sigma, units="kW m-2")
     product = product_of(tmp_path, truth)
@@ -342,10 +345,10 @@ def test_a_stated_uncertainty_by_hand_in_other_units_and_with_gaps(tmp_path):
         found = stated_rows(tmp_path / "out", frequency=frequency)
         assert found == pytest.approx(
             {
-                "uncertainty": 3.0,
-                "spread_skill": math.sqrt((4 + 16) / 2) / 3,
-                "within_1sd_coverage": 0.5,
-                "within_2sd_coverage": 1.0,
+                "uncertainty": 0.5 * 1.2 + middle * 2 + polar * 4,
+                "spread_skill": math.sqrt(0.5 * 1.44 + middle * 4 + polar * 16) / 3,
+                "within_1sd_coverage": polar,
+                "within_2sd_coverage": middle + polar,
             },
             rel=1e-5,
         )
