@@ -55,6 +55,8 @@ def read_map(path: Path, variable: str | None = None) -> MapFile:
     attribute ``labels`` names, as in the region files of ILAMB; other whole numbers beyond 1 are
     labels without a name, 0 none of them. UsageError for anything else.
     """
+    if not path.is_file():
+        raise UsageError(Problem(str(path), found="no such file", wanted="a NetCDF file"))
     try:
         with open_dataset(path) as ds:
             source = grid_of(ds, str(path))
@@ -155,7 +157,9 @@ def _shares(da: xr.DataArray, values: NDArray[Any], where: str) -> Array:
     low, high = float(shares.min()), float(shares.max())
     if low < -_ROUNDING or high > 1.0 + _ROUNDING:
         plain = np.nan_to_num(values.astype(np.float64))
-        found = f"values from {plain.min():g} to {plain.max():g}" + (f" {units}" if units else "")
+        found = f"values from {plain.min():g} to {plain.max():g}" + (
+            f" {units}" if units != "1" else ""
+        )
         raise UsageError(Problem(where, found=found, wanted=_WANTED))
     if high <= 0.0:
         raise UsageError(Problem(where, found="no value above 0", wanted=_WANTED))

@@ -114,7 +114,11 @@ def _pieces(
         both = np.concatenate([edges, target])
         cuts = np.unique(np.concatenate([[low, high], both[(both > low) & (both < high)]]))
         middle = 0.5 * (cuts[1:] + cuts[:-1])
-        own, other = (np.searchsorted(e, middle, side="right") - 1 for e in (edges, target))
+        # The middle of a piece as thin as rounding may be the last edge of all.
+        own, other = (
+            np.minimum(np.searchsorted(e, middle, side="right"), e.size - 1) - 1
+            for e in (edges, target)
+        )
         found.append((own, other, cuts[:-1], cuts[1:]))
     if not found:
         none = np.zeros(0, np.int64)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_cases import GRID, benchmark, cycles, number, write_product, write_run
+from benchmark_cases import GRID, benchmark, cycles, dataset, number, write_product, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callmip_global.benchmark.overlap import polygon_shares
+from callmip_global.benchmark.overlap import map_shares, polygon_shares
 from callmip_global.benchmark.regions import (
     Polygon,
     ipcc_regions,
@@ -19,6 +20,7 @@ from callmip_global.benchmark.regions import (
     select_regions,
 )
 from callmip_global.errors import UsageError
+from callmip_global.files import content_hash
 from callmip_global.grid import EARTH_RADIUS_M, Grid, standard_grid
 
 
@@ -292,3 +294,228 @@ def test_benchmark_json_says_where_the_outlines_are_from(tmp_path):
     assert "10.5194/essd-12-2959-2020" in sahara["source"]
     assert sahara["licence"] == "CC BY 4.0"
     assert number(tmp_path / "out", "bias", region="SAH") == pytest.approx(0.0, abs=1e-9)
+
+
+# --- masks and maps of labels -----------------------------------------------------------------
+
+FINE = Grid("fine", np.linspace(-90, 90, 13), np.linspace(-180, 180, 25))
+
+
+def write_map(
+    folder: Path,
+    values: Any,
+    *,
+    units: str = "1",
+    grid: Grid = GRID,
+    name: str = "inside",
+    file: str = "map.nc",
+    **attributes: Any,
+) -> Path:
+    """A file with one map; ``_FillValue`` among the attributes is written as such."""
+    ds = dataset(name, np.asarray(values), grid, None, units)
+    fill = attributes.pop("_FillValue", None)
+    ds[name].attrs |= attributes
+    ds.to_netcdf(folder / file, encoding={name: {"_FillValue": fill}})
+    return folder / file
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    source=st.tuples(st.integers(2, 9), st.integers(2, 9), st.floats(-200, 200)),
+    target=GRIDS,
+)
+def test_a_map_has_the_same_area_on_every_grid(seed, source, target):
+    nlat, nlon, first = source
+    rng = np.random.default_rng(seed)
+    own = Grid("own", np.linspace(-90, 90, nlat + 1), np.linspace(first, first + 360, nlon + 1))
+    values = rng.random(own.shape)
+    shares = map_shares(values, own, target)
+    exact = (values * own.cell_area).sum()
+    assert (shares * target.cell_area).sum() == pytest.approx(exact, rel=1e-9)
+    assert shares.min() >= values.min() - 1e-12
+    assert shares.max() <= values.max() + 1e-12
+    np.testing.assert_allclose(map_shares(values, own, own), values, atol=1e-12)
+
+
+def test_a_cell_has_the_mean_of_the_map_by_area():
+    """One cell of the globe over two rows of two columns; beyond the edges of a map is nothing."""
+    globe = Grid("g", np.array([-90.0, 90]), np.array([0.0, 360]))
+    quarters = Grid("q", np.array([-90.0, 0, 90]), np.array([-90.0, 90, 270]))
+    values = np.array([[0.2, 0.4], [0.6, 1.0]])
+    assert map_shares(values, quarters, globe)[0, 0] == pytest.approx(0.55)
+    tropics = Grid("t", np.array([-30.0, 30]), np.array([170.0, 190]))
+    assert map_shares(np.ones((1, 1)), tropics, globe)[0, 0] == pytest.approx(0.5 * 20 / 360)
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes"),
+    [
+        (np.linspace(0, 1, 48).reshape(6, 8), {}),
+        (np.linspace(0, 100, 48).reshape(6, 8), {"units": "%"}),
+        (np.linspace(0, 100, 48).reshape(6, 8).astype(np.int8), {"units": "percent"}),
+        (np.arange(48).reshape(6, 8) % 3 == 0, {}),
+        (np.arange(48).reshape(6, 8) % 2, {}),
+    ],
+    ids=["shares", "percent", "whole-percent", "bool", "0-and-1"],
+)
+def test_a_field_of_shares_is_a_region(tmp_path, values, attributes):
+    path = write_map(tmp_path, values, **attributes)
+    (region,) = select_regions([f"mine={path}"])
+    scale = 100.0 if attributes else 1.0
+    np.testing.assert_allclose(
+        region_area(region, GRID) / GRID.cell_area, values / scale, atol=1e-12
+    )
+    assert region.name == "mine"
+    assert region.entry()["sha256"] == content_hash(path)
+    assert region.entry()["source"] == f"{path}:inside"
+
+
+def test_missing_cells_of_a_mask_count_as_outside(tmp_path):
+    values = np.ones(GRID.shape)
+    values[2] = np.nan
+    (region,) = select_regions([f"mine={write_map(tmp_path, values)}"])
+    assert region_area(region, GRID)[2].max() == 0.0
+    assert region_area(region, GRID)[3].min() > 0.0
+
+
+def test_a_mask_that_runs_south_from_0_to_360_lies_where_it_says(tmp_path):
+    values = np.zeros(GRID.shape)
+    values[4, 6] = 1.0
+    ds = dataset("inside", values, GRID, None, "1")
+    turned = ds.isel(lat=slice(None, None, -1), lon=np.roll(np.arange(8), 4))
+    turned = turned.assign_coords(
+        lon=turned.lon % 360, lon_bnds=turned.lon_bnds + 360.0 * (turned.lon < 0)
+    )
+    turned.to_netcdf(tmp_path / "turned.nc")
+    (region,) = select_regions([f"mine={tmp_path / 'turned.nc'}:inside"])
+    np.testing.assert_allclose(region_area(region, GRID) / GRID.cell_area, values, atol=1e-12)
+
+
+def test_each_label_of_a_map_is_a_region(tmp_path):
+    """Whole numbers beyond 1, 0 for none; on cells twice as large they share out what they cut."""
+    labels = np.zeros(FINE.shape, np.int16)
+    labels[6:8, :3], labels[6:8, 3:6] = 2, 7
+    path = write_map(tmp_path, labels, grid=FINE)
+    two, seven = select_regions([f"zone={path}"])
+    assert (two.name, seven.name) == ("zone-2", "zone-7")
+    assert two.title == "zone: 2"
+    shares = [region_area(region, GRID) / GRID.cell_area for region in (two, seven)]
+    np.testing.assert_allclose(shares[0][3], [1, 0, 0, 0, 0, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(shares[1][3], [0, 1, 0, 0, 0, 0, 0, 0], atol=1e-12)
+    coarse = Grid("c", np.linspace(-90, 90, 4), np.linspace(-180, 180, 4))
+    shares = [region_area(region, coarse) / coarse.cell_area for region in (two, seven)]
+    # Half the height of the middle row in sin(latitude), three and three of eight columns.
+    for own in shares:
+        np.testing.assert_allclose(own[1], [0.5 * 3 / 8, 0, 0], atol=1e-12)
+
+
+def test_labels_have_the_names_that_cf_attributes_give(tmp_path):
+    labels = np.arange(48, dtype=np.int8).reshape(6, 8) % 4
+    path = write_map(
+        tmp_path,
+        labels,
+        flag_values=np.array([0, 1, 3], np.int8),
+        flag_meanings="sea tropical_rain_forest steppe+desert",
+    )
+    regions = select_regions([f"K={path}:inside"])
+    assert [region.name for region in regions] == [
+        "K-sea",
+        "K-tropical_rain_forest",
+        "K-steppe-desert",
+    ]
+    area = region_area(regions[2], GRID)
+    np.testing.assert_array_equal(area > 0, labels == 3)
+
+
+def test_region_files_of_ilamb_are_read_as_ilamb_does(tmp_path):
+    """Indices into the variable that the attribute ``labels`` names; masked cells in none."""
+    ids = np.full(GRID.shape, -9, np.int32)
+    ids[0, 0], ids[1, 1], ids[2, 2] = 0, 1, 1
+    ds = dataset("ids", ids, GRID, None, "1")
+    ds.ids.attrs = {"labels": "labels"}
+    ds["labels"] = ("n", np.array(["amazon", "Río Bravo", "unused"], dtype=object))
+    ds.to_netcdf(tmp_path / "basins.nc", encoding={"ids": {"_FillValue": -9}})
+    first, second = select_regions([f"basin={tmp_path / 'basins.nc'}"])
+    assert (first.name, second.name) == ("basin-amazon", "basin-R-o-Bravo")
+    assert second.title == "basin: Río Bravo"
+    np.testing.assert_array_equal(region_area(first, GRID) > 0, ids == 0)
+    np.testing.assert_array_equal(region_area(second, GRID) > 0, ids == 1)
+
+
+def test_the_definition_of_a_mask_follows_its_content(tmp_path):
+    paths = [
+        write_map(tmp_path, values, file=f"{i}.nc")
+        for i, values in enumerate((np.ones(GRID.shape), np.ones(GRID.shape), np.eye(6, 8)))
+    ]
+    one, same, other = (select_regions([f"a={path}"])[0].definition() for path in paths)
+    assert one == same != other
+
+
+def test_scores_of_a_mask_are_those_of_its_cells(tmp_path):
+    truth = cycles(3)
+    run = truth.copy()
+    run[..., 3] += 6.0
+    mask = np.zeros(GRID.shape)
+    mask[:, 3], mask[:, 4] = 0.5, 1.0
+    path = write_map(tmp_path, mask, license="CC0")
+    product = write_product(tmp_path, truth)
+    summary = benchmark(
+        [write_run(tmp_path, run)], [product], tmp_path / "out", regions=[f"two={path}"]
+    )
+    assert number(tmp_path / "out", "bias", region="two") == pytest.approx(2.0)
+    assert summary["regions"][0]["sha256"] == content_hash(path)
+
+
+def _several(folder: Path) -> str:
+    ds = dataset("a", np.ones(GRID.shape), GRID, None, "1")
+    ds["b"] = ds.a
+    ds["series"] = ("time", np.ones(3))
+    ds.to_netcdf(folder / "several.nc")
+    return f"m={folder / 'several.nc'}"
+
+
+def _flagged(folder: Path, values: Any, meanings: str) -> str:
+    field = np.arange(48).reshape(6, 8) % 2
+    path = write_map(folder, field, flag_values=np.array(values), flag_meanings=meanings)
+    return f"m={path}"
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "absent": (lambda f: f"m={f / 'absent.nc'}", "found no such file"),
+    "beyond-1": (
+        lambda f: f"m={write_map(f, np.full((6, 8), 1.5))}",
+        "found values from 1.5 to 1.5, wanted 0 to 1, 0 to 100 with units '%'",
+    ),
+    "below-0": (lambda f: f"m={write_map(f, np.full((6, 8), -0.5))}", "values from -0.5 to -0.5"),
+    "beyond-100": (lambda f: f"m={write_map(f, np.full((6, 8), 101.0), units='%')}", "to 101 %"),
+    "nowhere": (lambda f: f"m={write_map(f, np.zeros((6, 8)))}", "no value above 0"),
+    "negative": (lambda f: f"m={write_map(f, np.full((6, 8), -3))}", "numbers from -3 to -3"),
+    "meanings": (lambda f: _flagged(f, [1, 2], "a"), "2 flag_values and 1 flag_meanings"),
+    "no-such-label": (lambda f: _flagged(f, [5], "a"), "no cell"),
+    "same-name": (lambda f: _flagged(f, [0, 1], "a+ a*"), "each label to have its name"),
+    "no-names": (
+        lambda f: f"m={write_map(f, np.ones((6, 8), int), labels='names')}",
+        "labels: found no variable names",
+    ),
+    "several": (_several, r"2 variables \(lat, lon\) \(a, b\), wanted one, or its name"),
+    "no-variable": (
+        lambda f: f"{_several(f)}:c",
+        "c: found no such variable, wanted a map .* a, b",
+    ),
+    "series": (lambda f: f"{_several(f)}:series", r"found dimensions \(time\), wanted a map"),
+    "taken": (lambda f: f"nh={write_map(f, np.ones((6, 8)))}", "that no other region has"),
+    "no-netcdf": (lambda f: f"m={f / 'mask.tif'}", "or NAME=FILE.nc"),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_mask_is_refused_in_one_line(tmp_path, given, said):
+    with pytest.raises(UsageError, match=said) as failed:
+        select_regions([given(tmp_path)])
+    assert len(str(failed.value).splitlines()) == 1
+
+
+def test_a_text_that_is_no_netcdf_is_refused(tmp_path):
+    (tmp_path / "text.nc").write_text("no map")
+    with pytest.raises(UsageError, match="a file that cannot be read"):
+        select_regions([f"m={tmp_path / 'text.nc'}"])
