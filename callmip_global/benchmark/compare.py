@@ -365,7 +365,7 @@ def _gather_tile(
     sums = sums.of_cells(cells)
     moments = sums.moments()
     areas, area, parts = areas[:, cells], area[cells], parts.of_cells(cells)
-    found.judged.add_tile(judged, cells, areas, moments)
+    found.judged.add_tile(judged, cells, parts, area, moments)
     if yearly is not None:
         yearly = yearly.of_cells(cells)
         for pair, resampled in found.resampled.items():

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.benchmark.inputs import Run
+from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.series import Box, Period, Series
 from callmip_global.benchmark.statistics import Moments
 from callmip_global.compiled import compiled
@@ -303,12 +304,16 @@ class Judged:
             said.negative += _judge(reference, models[said.run], sigma, valid, days, sums)
 
     def add_tile(
-        self, tile: CellSums, cells: NDArray[np.int64], areas: Array, moments: Moments
+        self,
+        tile: CellSums,
+        cells: NDArray[np.int64],
+        parts: Parts,
+        area: Array,
+        moments: Moments,
     ) -> None:
         """Add those cells of a tile that count to the sums over regions.
 
-        ``cells``: their positions; ``areas`` (regions, N): of each cell that counts in each region
-        [m2]; ``moments``: of the cells that count.
+        ``cells``: their positions; ``parts``, ``area`` (N,) [m2], ``moments``: of these cells.
         """
         kept = [sums[:, cells] for sums in (*tile.ensembles, *tile.stated)]
         if self.static:
@@ -317,8 +322,9 @@ class Judged:
             for of, sums in zip(self.ensembles, kept, strict=False):
                 _take_off_means(sums, moments.mean_model[list(of.members)], moments.mean_reference)
         for i, sums in enumerate(kept):
-            self.sums[i] += areas @ sums.T
-            self.cells[i] += np.count_nonzero((areas > 0) & (sums[0] > 0), axis=1)
+            total, _, count = parts.sums(np.where(sums[0] > 0, sums, np.nan), area)
+            self.sums[i] += total.T
+            self.cells[i] += count[0]
 
     def _of_means(self, kept: list[Array], moments: Moments) -> list[Array]:
         """The sums of a single step, that of the time means; a mean sigma is that of the mean."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from callmip_global.benchmark import compare
 from callmip_global.benchmark.ensemble import Judged, ensembles_of
 from callmip_global.benchmark.inputs import Run
+from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.statistics import PairSums
 from callmip_global.grid import Grid
 from callmip_global.store import StoreName, create_store, protocol_template, store_attributes
@@ -44,7 +45,8 @@ def judged(reference, models, days, area=None, *, cuts=(), tiles=(), anomaly=Fal
             sums.add(reference[at], block, days[steps], np.zeros(len(steps), int))
         there = np.flatnonzero(sums.count[0] > 0)
         moments = sums.of_cells(there).moments()
-        found.add_tile(tile, there, area[cells][None, there], moments)
+        inside = area[cells][there]
+        found.add_tile(tile, there, Parts.of(inside[None], inside), inside, moments)
     return found
 
 
