@@ -13,6 +13,7 @@ file could not be read: to find that out again costs little, and the reason may 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -138,6 +139,19 @@ class Kept:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def take_over(earlier: Path, out: Path) -> None:
+    """Give ``out`` what is kept in the folder of an earlier benchmark, by hard links.
+
+    All of it is only ever replaced as a whole, so neither folder changes with the other. What
+    ``out`` has already stays; where the file system has no hard links nothing is taken over.
+    """
+    for part in (FOLDER, "maps"):
+        for path in (earlier / part).glob("[!.]*"):
+            (out / part).mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                os.link(path, out / part / path.name)
 
 
 def maps_of(found: Found) -> list[str]:

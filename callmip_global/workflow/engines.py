@@ -156,11 +156,16 @@ def _benchmark(
     run: RunDir, plan: Plan, task: Task, attempt: Path, upstream: Markers, **spread: Any
 ) -> dict[str, Any]:
     from callmip_global.benchmark import run_benchmark
+    from callmip_global.benchmark.cache import take_over
     from callmip_global.config.products import load_products
     from callmip_global.regrid import regrid_dataset
 
     stores = [run.stores / name for ref in task.upstream for name in upstream[ref]["stores"]]
     out = attempt / "benchmark"
+    # An attempt that was killed has got as far as it has; the newest knows most.
+    for earlier in sorted(attempt.parent.glob("attempt-*/benchmark"), reverse=True):
+        take_over(earlier, out)
+    take_over(run.path / "benchmark", out)
     summary = run_benchmark(
         stores,
         products=load_products(Path(plan.settings["products"])),

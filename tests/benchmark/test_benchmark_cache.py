@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,14 @@ from hypothesis import strategies as st
 
 from callmip_global.benchmark import Product, cache
 from callmip_global.benchmark import run as running
-from callmip_global.benchmark.cache import Found, Kept, file_digests, plain, unit_key
+from callmip_global.benchmark.cache import Found, Kept, file_digests, plain, take_over, unit_key
+from callmip_global.benchmark.regions import REGIONS
 from callmip_global.benchmark.tables import Score
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid
+from callmip_global.parallel import one_by_one
 from callmip_global.regrid import regrid_dataset
+from callmip_global.workflow import engines
 
 YEARS = {"years": (2001, 2003)}
 
@@ -332,6 +337,58 @@ def test_a_large_run_changed_in_its_middle_is_another_run(study, monkeypatch, la
     assert study.again() == OF_HFLS
     os.utime(study.runs[2])
     assert study.again() == (["B mon"] if large else [])
+
+
+def test_another_folder_takes_over_what_is_kept_and_leaves_it_as_it_is(study, tmp_path):
+    study.again()
+    first = files_of(study.out)
+    other = tmp_path / "other"
+    take_over(study.out, other)
+    take_over(tmp_path / "none", other)
+    rewrite(Path(study.products[1].paths[0]), 1.0)
+    assert study.again(other) == ["B mon"]
+    assert files_of(study.out) == first
+    assert files_of(other) != first
+    rewrite(Path(study.products[1].paths[0]), 2.0)
+    take_over(study.out, other)
+    study.again(other)
+    assert files_of(study.out) == first
+
+
+def test_a_task_goes_on_where_a_killed_attempt_was_and_a_later_one_where_that_was(study, tmp_path):
+    """As the workflow runs it: each attempt in a folder of its own, renamed when it is done."""
+    products = tmp_path / "products.yaml"
+    entries = {
+        p.name: {"variable": p.variable, "path": p.paths[0], "kind": p.kind, "source": p.source}
+        for p in study.products
+    }
+    products.write_text(json.dumps({"products": entries}))
+    run = SimpleNamespace(path=tmp_path / "RUN", stores=Path("/"))
+    plan = SimpleNamespace(settings={"products": str(products), "frequencies": ["mon"]})
+    upstream = {"regrid": {"stores": [str(path) for path in study.runs]}}
+    task = SimpleNamespace(upstream=["regrid"])
+
+    def attempt(number: int, task_map: Any) -> list[str]:
+        study.computed.clear()
+        folder = run.path / "steps" / f"attempt-{number:02d}"
+        folder.mkdir(parents=True)
+        with contextlib.suppress(InterruptedError):
+            engines._benchmark(run, plan, task, folder, upstream, task_map=task_map)
+        return sorted(study.computed)
+
+    def killed(function: Any, shared: Any, items: Any) -> Any:
+        yield 0, function(shared, items[0])
+        raise InterruptedError
+
+    assert attempt(1, killed) == ["A mon"]
+    assert attempt(2, one_by_one) == [unit for unit in ALL if unit != "A mon"]
+    rewrite(study.runs[2], 1.0)
+    assert attempt(3, one_by_one) == ["B mon"]
+    now = files_of(run.path / "benchmark")
+    study.again(tmp_path / "elsewhere", regions=tuple(REGIONS))
+    expected = files_of(tmp_path / "elsewhere")
+    assert now.keys() == expected.keys()
+    assert now["scores.csv"] == expected["scores.csv"]
 
 
 # --- digests of files -------------------------------------------------------------------------
