@@ -448,7 +448,7 @@ def _within(fields: Mapping[str, Any]) -> Any:
 
 def _kind(field: str) -> str | None:
     """Which legend a field is drawn with; None for fields that the report does not show."""
-    if field == "reference" or field.startswith("mean_"):
+    if field in ("reference", "mean_prior", "mean_posterior"):
         return "mean"
     if field in _SIGNED_FIELDS:
         return "bias"

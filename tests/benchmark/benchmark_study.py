@@ -462,7 +462,7 @@ def _maps(
         for stage, off in bias.items():
             fields |= {f"mean_{stage}": reference + off, f"bias_{stage}": reference * 0 + off}
         change = np.abs(fields["bias_posterior"]) - np.abs(fields["bias_prior"])
-        fields |= {"misfit_change": change}
+        fields |= {"misfit_change": change, "mean_prior_ilamb27": fields["mean_prior"]}
         if _uncertain(entry):
             fields |= {"uncertainty": 0.1 * size + 0.2 * reference}
         model, member = runs[i]["model"], runs[i]["member"]

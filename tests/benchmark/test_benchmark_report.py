@@ -407,6 +407,9 @@ def test_maps_that_are_too_many_for_the_page_lie_beside_it(tmp_path, monkeypatch
     shown = browsed(folder / "report.html", tmp_path, steps, everything)["found"]
     assert len(shown) == 2 * 9 + 1, "one of the products has an uncertainty"
     assert {width for width, _ in shown} == {640}
+    drawn = {name for p in pictures for run in p["runs"].values() for name in run}
+    assert "mean_prior" in drawn
+    assert "mean_prior_ilamb27" not in drawn, "that of another scheme, which nothing shows"
     assert {Path(src).name for _, src in shown if src.startswith("file:")} <= {
         Path(place).name for place in outside
     }
