@@ -431,7 +431,7 @@ def _tile_sums(
         if yearly is not None:
             guesses = sums.guess_reference, sums.guess_model
             yearly.add(r, m, found.days[here], years[here], *guesses)
-        found.masks.add(box, r, m)
+        found.masks.add(box, here, r, m)
         found.judged.add_block(judged, r, m, block.beside, found.days[here])
         found.area_valid[:, here] += parts.kinds @ added.areas
         found.area_sums[:, :, here] += parts.kinds @ added.sums

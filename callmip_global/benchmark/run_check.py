@@ -22,11 +22,15 @@ _MOST = 0.9
 # A run with values in less of the area than this, of what the others have, makes the comparison of
 # all of them one of a part of the land: masks of models differ by deserts and ice, a third at most.
 _LACKS = 0.5
+# Steps that are looked at, of so many.
+_APART = 30
+_SEEN = (0, 7)
 
 
 @dataclass(eq=False)
 class Masks:
-    """Where a product and K runs have values, seen at two steps of each block that is read.
+    """Where a product and K runs have values, seen at few steps: January and August, then July and
+    February, in five years of months.
 
     ``product`` (nlat, nlon), ``valid`` (K, nlat, nlon): there was a value; ``other``: one that is
     not 0.
@@ -41,9 +45,17 @@ class Masks:
         shape = (n_runs, *grid.shape)
         return cls(np.zeros(grid.shape, bool), np.zeros(shape, bool), np.zeros(shape, bool))
 
-    def add(self, box: tuple[slice, slice], reference: NDArray[Any], runs: NDArray[Any]) -> None:
-        """Look at a block of T steps of a tile: (T, N) and (K, T, N)."""
-        seen = [0, len(reference) // 2]
+    def add(
+        self,
+        box: tuple[slice, slice],
+        steps: slice,
+        reference: NDArray[Any],
+        runs: NDArray[Any],
+    ) -> None:
+        """Look at a block of a tile, some ``steps`` of the comparison: (T, N) and (K, T, N)."""
+        seen = [t - steps.start for t in range(steps.start, steps.stop) if t % _APART in _SEEN]
+        if not seen:
+            return
         tile = self.product[box].shape
         self.product[box] |= np.isfinite(reference[seen]).any(axis=0).reshape(tile)
         for k, values in enumerate(runs):

@@ -217,6 +217,9 @@ def test_a_defect_of_a_store_is_one_line_and_the_other_is_scored(tmp_path, told,
     lines = told([bad, good], {"REF": product})
     line = assert_one_line(lines, rule, ("found ", bad.name))
     assert rule in ("calendar", "unreadable") or ": hfls: " in line
+    kept = {path.name for path in (tmp_path / "out" / "kept").glob("*.json")} - {"files.json"}
+    # What could not be read is tried again the next time.
+    assert bool(kept) == (rule != "damaged")
     assert number(tmp_path / "out", "bias_score", model="GOOD.v1") > 0.5
     if rule in LEFT_OUT:
         with pytest.raises(AssertionError, match="0 rows"):
