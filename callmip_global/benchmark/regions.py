@@ -193,6 +193,18 @@ def select_regions(names: Sequence[str]) -> tuple[Region, ...]:
     return tuple(chosen.values())
 
 
+def seen_from(folder: Path, text: str) -> tuple[str, Path | None]:
+    """A text for ``select_regions`` with the path of its file absolute, as seen from a folder, and
+    that path; None where it names no file."""
+    name, _, of = text.partition("=")
+    file = _FILE.fullmatch(of)
+    if file is None:
+        return text, None
+    path = folder / Path(file["path"]).expanduser()
+    variable = f":{file['variable']}" if file["variable"] else ""
+    return f"{name}={path}{variable}", path
+
+
 def _found(text: str) -> Iterator[Region]:
     """What one text stands for; nothing if it is no name."""
     name, equals, of = text.partition("=")

@@ -35,8 +35,10 @@ def benchmark(
     region: Annotated[
         list[str] | None,
         typer.Option(
-            help="Region, or a box NAME=SOUTH,NORTH,WEST,EAST in degrees; all regions that have a"
-            " name when not given. May be repeated."
+            help="Region: a name (global, nh, tropics ...), an IPCC AR6 land region (NEU, SAH ...)"
+            " or ipcc for all 46, a box NAME=SOUTH,NORTH,WEST,EAST in degrees, a mask or map of"
+            " labels NAME=FILE.nc[:VARIABLE]; globe and bands of latitude when not given. May be"
+            " repeated."
         ),
     ] = None,
     scheme: Annotated[

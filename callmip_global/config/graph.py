@@ -130,6 +130,7 @@ class _Builder:
             "frequencies": list(experiment.output.frequencies),
             "years": list(self.window),
             "products": None if self._products() is None else str(self._products()),
+            "regions": [text for text, _ in self._regions()],
             "retry": {
                 name: rule.model_dump(mode="json") for name, rule in experiment.retry.items()
             },
@@ -400,14 +401,26 @@ class _Builder:
             return None
         return self.loaded.resolve(benchmark.products)
 
+    def _regions(self) -> list[tuple[str, Path | None]]:
+        """Regions asked for, and the file of each that is a mask."""
+        benchmark = self.experiment.benchmark
+        if benchmark is None or not benchmark.regions:
+            return []
+        from callmip_global.benchmark.regions import seen_from
+
+        return [seen_from(self.loaded.base_dir, text) for text in benchmark.regions]
+
     def _product_settings(self) -> dict[str, Any]:
         path = self._products()
         assert path is not None
         files = [f for product in load_products(path) for f in product.files()]
-        return {
+        settings: dict[str, Any] = {
             "products": self._hash(path),
             "files": {str(f): self._hash(f) for f in files},
         }
+        if regions := self._regions():
+            settings["regions"] = [[text, f and self._hash(f)] for text, f in regions]
+        return settings
 
     def _hash(self, path: Path) -> str:
         name = str(path)

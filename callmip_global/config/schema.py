@@ -548,9 +548,11 @@ class Retry(Strictly):
 
 
 class BenchmarkConfig(Strictly):
-    """``products``: a products file, or None for the step being left out."""
+    """``products``: a products file, or None for the step being left out. ``regions``: as
+    ``benchmark --region`` takes them; those that it has by itself when not given."""
 
     products: FilledText | None = None
+    regions: tuple[FilledText, ...] = ()
 
 
 class Experiment(Strictly):

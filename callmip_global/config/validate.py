@@ -67,6 +67,7 @@ def validate_experiment(loaded: LoadedExperiment) -> list[Problem]:
         _output,
         _variables,
         _products,
+        _regions,
     )
     unset = unset_values(loaded)
     told = {problem.where for problem in unset}
@@ -816,6 +817,27 @@ def _products(loaded: LoadedExperiment) -> Iterator[Problem]:
         load_products(path, require_files=True)
     except CallmipError as error:
         yield from _at(loaded, key, error)
+
+
+def _regions(loaded: LoadedExperiment) -> Iterator[Problem]:
+    """Regions are known, and the files of those that are masks can be used."""
+    benchmark = loaded.experiment.benchmark
+    if benchmark is None or not benchmark.regions:
+        return
+    from callmip_global.benchmark.regions import seen_from, select_regions
+
+    key: KeyPath = ("benchmark", "regions")
+    if benchmark.products is None:
+        yield _problem(loaded, key, "regions, but no products", "benchmark.products")
+        return
+    try:
+        select_regions([seen_from(loaded.base_dir, text)[0] for text in benchmark.regions])
+    except CallmipError as error:
+        for problem in error.problems:
+            if problem.where == "regions":
+                yield replace(problem, where=loaded.sources.where(key), key="benchmark.regions")
+            else:
+                yield problem
 
 
 def number_ranges(numbers: Iterable[int]) -> str:

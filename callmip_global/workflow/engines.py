@@ -157,6 +157,7 @@ def _benchmark(
 ) -> dict[str, Any]:
     from callmip_global.benchmark import run_benchmark
     from callmip_global.benchmark.cache import take_over
+    from callmip_global.benchmark.regions import REGIONS
     from callmip_global.config.products import load_products
     from callmip_global.regrid import regrid_dataset
 
@@ -171,6 +172,8 @@ def _benchmark(
         products=load_products(Path(plan.settings["products"])),
         out=out,
         frequencies=tuple(plan.settings["frequencies"]),
+        # A plan of an earlier version has no regions.
+        regions=plan.settings.get("regions") or tuple(REGIONS),
         regridder=regrid_dataset,
         progress=progress_printer(),
         **spread,

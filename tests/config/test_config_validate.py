@@ -191,6 +191,10 @@ EDITS: dict[str, tuple[tuple[str, str], str]] = {
         ("years: 20}", "years: 20}\nbenchmark: {products: products.yaml}"),
         "25: benchmark.products: found no file products.yaml, wanted a products file",
     ),
+    "regions-without-products": (
+        ("years: 20}", "years: 20}\nbenchmark: {regions: [ipcc]}"),
+        "25: benchmark.regions: found regions, but no products, wanted benchmark.products",
+    ),
     "tiles-that-do-not-know-themselves": (
         ("  phases:", '  tiles: {count: 4, merge: "cat {inputs} {output}"}\n  phases:'),
         "15: run.tiles: found 4 tiles, but no command or template that uses {tile}, wanted a run"
@@ -269,6 +273,19 @@ def test_a_product_whose_file_is_absent_is_named(group, problems: Problems) -> N
     (group.folder / "products.yaml").write_text(text)
     (problem,) = problems()
     assert problem.startswith("products.yaml:2: products.A.path: found no file")
+
+
+def test_regions_are_known_and_their_files_are_there(group, problems: Problems) -> None:
+    (group.folder / "products.yaml").write_text("products: {}\n")
+    group.edit(
+        ("years: 20}", "years: 20}\nbenchmark: {products: products.yaml, regions: [nh, ipcc, neu]}")
+    )
+    about = [p for p in problems() if "regions" in p]
+    assert len(about) == 1
+    assert about[0].startswith("experiment.yaml:25: benchmark.regions: found neu, wanted global")
+    assert about[0].endswith("Did you mean NEU?")
+    group.edit(("regions: [nh, ipcc, neu]", 'regions: ["mine=masks/none.nc:inside"]'))
+    assert "masks/none.nc: found no such file, wanted a NetCDF file" in problems()
 
 
 def test_a_spin_up_may_count_its_years_as_it_likes(group, problems: Problems) -> None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,6 +169,28 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else(
     before = plan_of(toy)
     change(toy)
     assert changed(before, plan_of(toy)) == {ref for ref in sorted(before.keys()) if wanted(ref)}
+
+
+def test_another_mask_scores_again_and_nothing_else(toy: Any) -> None:
+    """The path is seen from the experiment file; its content belongs to what the scores are of."""
+    products = (
+        "products:\n  A: {variable: gpp, path: none.nc, units: gC m-2 day-1, kind: upscaled}\n"
+    )
+    (toy.folder / "products.yaml").write_text(products)
+    (toy.folder / "none.nc").touch()
+    mask = toy.folder / "mask.nc"
+    axes = {"lat": [-45.0, 45.0], "lon": [-90.0, 90.0]}
+    xr.Dataset({"inside": (("lat", "lon"), np.eye(2))}, axes).to_netcdf(mask)
+    toy.tree["benchmark"] = {"products": "products.yaml"}
+    without = plan_of(toy)
+    toy.tree["benchmark"]["regions"] = ["global", "mine=mask.nc:inside"]
+    before = plan_of(toy)
+    assert before.settings["regions"] == ["global", f"mine={mask}:inside"]
+    assert str(mask) in before.inputs
+    xr.Dataset({"inside": (("lat", "lon"), np.ones((2, 2)))}, axes).to_netcdf(mask)
+    after = plan_of(toy)
+    for old, new in ((without, before), (before, after)):
+        assert {ref.split("/")[0] for ref in changed(old, new)} == {"benchmark", "report"}
 
 
 def test_plan_prints_json_for_scripts_and_a_graph_for_graphviz(toy: Any) -> None:
