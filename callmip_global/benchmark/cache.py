@@ -18,13 +18,11 @@ import importlib.metadata
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, fields, is_dataclass
 from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ import numpy as np
 from callmip_global import __version__
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.series import Period
-from callmip_global.benchmark.tables import COLUMNS, Score
+from callmip_global.benchmark.tables import Score
 from callmip_global.data import data_path
 from callmip_global.errors import Problem
 from callmip_global.files import canonical_json, content_hash, text_hash, write_atomic
@@ -46,8 +44,9 @@ PACKAGES = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
 
 _INDEX = "files.json"
 _RACY_NS = 2_000_000_000
-_UNREAD = "cannot be read"  # what readers say of a file or its data
-_NUMBERS = tuple(COLUMNS.index(name) for name in ("value", "low", "high"))
+# What readers say of a file or its data, by rule and in words.
+_UNREAD = ("damaged", "unreadable")
+_SAID = "cannot be read"
 # Beside the code: units and plausible ranges of the variables.
 _TABLES = ("variables.yaml", "plausible.yaml")
 
@@ -88,11 +87,12 @@ class Kept:
 
         Nothing where it has no comparison, or something could not be read, perhaps for the moment.
         """
-        if not key or not found.entries or any(_UNREAD in p.found for p in found.problems):
+        unread = any(p.rule in _UNREAD or _SAID in p.found for p in found.problems)
+        if not key or not found.entries or unread:
             return
         value = {
             "form": FORM,
-            "rows": [_plain_row(row) for row in found.rows],
+            "rows": _columns(found.rows),
             "entries": found.entries,
             "problems": [astuple(problem) for problem in found.problems],
             "short": [astuple(problem) for problem in found.short],
@@ -130,14 +130,14 @@ class Kept:
                 if content_hash(self.out / name) != known:
                     return None
             return Found(
-                [_row(numbers) for numbers in value["rows"]],
+                _rows(value["rows"]),
                 value["entries"],
                 [Problem(*parts) for parts in value["problems"]],
                 [Problem(*parts) for parts in value["short"]],
                 value["notes"],
                 [(year, month) for year, month in value["periods"]],
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
 
@@ -159,21 +159,32 @@ def maps_of(found: Found) -> list[str]:
     return [file["file"] for entry in found.entries for file in entry.get("maps", ())]
 
 
-_parts = attrgetter(*COLUMNS)
+def _columns(rows: Sequence[Score]) -> dict[str, Any]:
+    """Rows by column: numbers as they are, null where not finite; texts as positions in a list."""
+    found: dict[str, Any] = {}
+    for column in fields(Score):
+        values = [getattr(row, column.name) for row in rows]
+        if column.type == "float":
+            found[column.name] = [float(v) if math.isfinite(v) else None for v in values]
+        elif column.type == "int":
+            found[column.name] = values
+        else:
+            places = {text: i for i, text in enumerate(dict.fromkeys(values))}
+            found[column.name] = [list(places), [places[text] for text in values]]
+    return found
 
 
-def _plain_row(row: Score) -> list[Any]:
-    values = list(_parts(row))
-    for i in _NUMBERS:
-        values[i] = float(values[i]) if math.isfinite(values[i]) else None
-    return values
-
-
-def _row(values: list[Any]) -> Score:
-    row: list[Any] = [sys.intern(v) if isinstance(v, str) else v for v in values]
-    for i in _NUMBERS:
-        row[i] = math.nan if row[i] is None else row[i]
-    return Score(*row)
+def _rows(columns: Mapping[str, Any]) -> list[Score]:
+    found = []
+    for column in fields(Score):
+        values = columns[column.name]
+        if column.type == "float":
+            values = [math.nan if v is None else v for v in values]
+        elif column.type == "str":
+            texts, places = values
+            values = [texts[i] for i in places]
+        found.append(values)
+    return [Score(*row) for row in zip(*found, strict=True)]
 
 
 # --- what a unit depends on -------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,9 @@ _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 CHANGE = "Posterior-Prior"
 ALL_MODELS = "all models"
 FREQUENCIES = ("mon", "yr")
+# The NetCDF library does not bear that one thread writes while another one opens a file: it kills
+# the process. Units are for several processes; in one they take turns.
+_ALONE = threading.Lock()
 
 
 def run_benchmark(
@@ -270,10 +274,9 @@ def _results(
 
 def _kept(work: _Work, unit: _Unit) -> Found:
     """Compute one unit and keep what came of it."""
-    found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
-    # What could not be read once may be there the next time, in files that look the same.
-    if not any(problem.rule in ("damaged", "unreadable") for problem in found.problems):
-        work.kept.save(unit.key, found)
+    with _ALONE:
+        found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
+    work.kept.save(unit.key, found)
     return found
 
 

@@ -25,7 +25,7 @@ from callmip_global.benchmark.regions import REGIONS
 from callmip_global.benchmark.tables import Score
 from callmip_global.errors import Problem
 from callmip_global.grid import Grid
-from callmip_global.parallel import one_by_one
+from callmip_global.parallel import in_threads, one_by_one
 from callmip_global.regrid import regrid_dataset
 from callmip_global.workflow import engines
 
@@ -94,12 +94,6 @@ OF_C = ["A-C mon", "C mon", "C-A mon"]
 OF_HFLS = ["A mon", "C mon"]
 
 
-def last_first(function: Any, shared: Any, items: Any) -> Any:
-    """Units that finish in another order, as on several workers."""
-    for position in reversed(range(len(items))):
-        yield position, function(shared, items[position])
-
-
 def test_nothing_is_computed_twice_and_no_byte_differs(study, tmp_path):
     assert study.again() == ALL
     first = files_of(study.out)
@@ -108,7 +102,7 @@ def test_nothing_is_computed_twice_and_no_byte_differs(study, tmp_path):
     assert study.again() == []
     assert files_of(study.out) == first
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert study.again(tmp_path / "elsewhere", task_map=last_first) == ALL
+    assert study.again(tmp_path / "elsewhere", task_map=in_threads) == ALL
     assert files_of(tmp_path / "elsewhere") == first
 
 
@@ -237,7 +231,7 @@ def other_digit(path: Path) -> None:
     """Still JSON, and of the right form."""
     head, _, text = path.read_text().partition("\n")
     value = json.loads(text)
-    value["rows"][0][10] += 1.0
+    value["rows"]["value"][0] += 1.0
     path.write_text(f"{head}\n{json.dumps(value)}\n")
 
 
@@ -506,8 +500,11 @@ def test_a_result_without_a_comparison_or_with_a_file_unread_is_not_kept(tmp_pat
     kept.folder.mkdir()
     kept.save("k", Found(notes=["no run has it"]))
     kept.save("", Found(entries=[{"maps": []}]))
-    unread = Problem("M.v1", "hfls", "data that cannot be read (Input/output error)")
-    kept.save("k", Found(entries=[{"maps": []}], problems=[unread]))
+    for unread in (
+        Problem("M.v1", "hfls", "data that cannot be read (Input/output error)"),
+        Problem("M.v1", "hfls", "chunk 0, 0, 0", rule="damaged"),
+    ):
+        kept.save("k", Found(entries=[{"maps": []}], problems=[unread]))
     assert list(kept.folder.iterdir()) == []
     assert kept.load(["k", ""]) == [None, None]
 
