@@ -229,9 +229,13 @@ def _resample(
                 added[first + 6, p, d] += here * mean_m * mean_m
                 added[first + 7, p, d] += here * mean_m * mean_r
         if shared:
-            sums[:, part[c]] += of_cell[:, 0]
-            for e in range(cut_first[c], cut_first[c + 1]):
-                of_regions[:, cut_region[e]] += cut_share[e] * of_cell[:, 0]
+            for q in range(sums.shape[0]):
+                for d in range(n_draws):
+                    sums[q, part[c], d] += of_cell[q, 0, d]
+                for e in range(cut_first[c], cut_first[c + 1]):
+                    r, s = cut_region[e], cut_share[e]
+                    for d in range(n_draws):
+                        of_regions[q, r, d] += s * of_cell[q, 0, d]
 
 
 @dataclass(eq=False)

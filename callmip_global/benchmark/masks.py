@@ -62,7 +62,7 @@ def read_map(path: Path, variable: str | None = None) -> MapFile:
             source = grid_of(ds, str(path))
             name = _chosen(ds, source, path, variable)
             da = ds[name]
-            values = np.asarray(source.to_grid_order(da.squeeze()).values)
+            values = np.asarray(source.to_grid_order(_map(da, source)).values)
             names, known = _labels(ds, da, values, f"{path}:{name}")
             licence = next((str(ds.attrs[k]) for k in ("licence", "license") if k in ds.attrs), "")
             field = known if names else _shares(da, values, f"{path}:{name}")
@@ -76,13 +76,18 @@ def read_map(path: Path, variable: str | None = None) -> MapFile:
     return MapFile(path, name, source.grid, field, names, content_hash(path), licence)
 
 
+def _map(da: xr.DataArray, source: SourceGrid) -> xr.DataArray:
+    """Without dimensions of length 1 beside those of the grid."""
+    return da.squeeze([d for d, n in da.sizes.items() if n == 1 and d not in source.own_dims])
+
+
 def _chosen(ds: xr.Dataset, source: SourceGrid, path: Path, variable: str | None) -> str:
     """The variable asked for, or the only map of the file."""
     dims = f"({source.lat_dim}, {source.lon_dim})"
     maps = [
         str(name)
         for name, da in ds.data_vars.items()
-        if set(da.squeeze().dims) == source.own_dims and name not in source.own_names
+        if set(_map(da, source).dims) == source.own_dims and name not in source.own_names
     ]
     listed = ", ".join(maps) or "none"
     if variable is None:

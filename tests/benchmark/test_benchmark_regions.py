@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from benchmark_cases import GRID, benchmark, cycles, dataset, number, write_product, write_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,7 +158,7 @@ GRIDS = st.builds(
 @given(ring=stars(), grid=GRIDS)
 def test_a_polygon_has_its_exact_area_on_every_grid(ring, grid):
     shares = polygon_shares([ring], grid)
-    # A thousandth of a square metre is rounding of an earth.
+    # 100 m2 are the rounding of sums over an earth of 5e14.
     assert (shares * grid.cell_area).sum() == pytest.approx(polygon_area([ring]), rel=1e-9, abs=100)
     assert shares.min() >= -1e-12
     assert shares.max() <= 1 + 1e-12
@@ -519,3 +520,28 @@ def test_a_text_that_is_no_netcdf_is_refused(tmp_path):
     (tmp_path / "text.nc").write_text("no map")
     with pytest.raises(UsageError, match="a file that cannot be read"):
         select_regions([f"m={tmp_path / 'text.nc'}"])
+
+
+def test_a_map_that_gdal_made_of_a_geotiff_is_read(tmp_path):
+    """Bytes without bounds, marked unsigned, beside a variable for the projection."""
+    labels = np.zeros(FINE.shape, np.uint8)
+    labels[6:8, :3], labels[8, 4] = 200, 1
+    ds = xr.Dataset(
+        {"Band1": (("lat", "lon"), labels.astype(np.int8)), "crs": ((), b"")},
+        {"lat": ("lat", FINE.lat), "lon": ("lon", FINE.lon)},
+    )
+    ds.Band1.attrs = {"_Unsigned": "true", "grid_mapping": "crs", "long_name": "GDAL Band Number 1"}
+    ds.lat.attrs, ds.lon.attrs = {"units": "degrees_north"}, {"units": "degrees_east"}
+    ds.to_netcdf(tmp_path / "koppen.nc", encoding={"Band1": {"_FillValue": 0}})
+    first, last = select_regions([f"KG={tmp_path / 'koppen.nc'}"])
+    assert (first.name, last.name) == ("KG-1", "KG-200")
+    np.testing.assert_array_equal(region_area(last, FINE) > 0, labels == 200)
+
+
+def test_a_mask_of_one_row_and_one_month_is_a_map(tmp_path):
+    row = Grid("row", np.array([0.0, 30.0]), GRID.lon_edges)
+    ds = dataset("inside", np.ones((1, 8)), row, None, "1").expand_dims(time=[0.0])
+    ds.to_netcdf(tmp_path / "row.nc")
+    (region,) = select_regions([f"m={tmp_path / 'row.nc'}:inside"])
+    np.testing.assert_allclose(region_area(region, GRID)[3], GRID.cell_area[3], rtol=1e-12)
+    assert region_area(region, GRID)[4].max() == 0.0
