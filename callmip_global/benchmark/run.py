@@ -225,9 +225,9 @@ class _Unit:
 def _key(work: _Work, product: Product, frequency: str, parts: Any) -> str:
     """The key of a product with its runs; empty where nothing may be kept of it."""
     runs = [
-        (run.identity, run.synthetic, run.digests, run.changed())
+        (run.identity, own, run.synthetic, run.digests, run.changed())
         for run in work.runs
-        if _frequency_of(run, product.variable, frequency, work.has) is not None
+        if (own := _frequency_of(run, product.variable, frequency, work.has)) is not None
     ]
     return work.key(parts, frequency, runs) if parts else ""
 

@@ -547,12 +547,12 @@ def test_a_benchmark_by_local_processes_is_the_one_of_this_process(
 ) -> None:
     runs = [run_file(tmp_path, stage, i) for i, stage in enumerate(("Prior", "Posterior"))]
     (tmp_path / "products").mkdir()
-    shown = run_file(tmp_path / "products", "Prior", 7)
+    shown, other = (run_file(tmp_path / "products", stage, 7) for stage in ("Prior", "Posterior"))
     entry = {"variable": "hfls", "paths": (str(shown),), "kind": "synthetic"}
     products = [
         Product(name="A", **entry),
         Product(name="absent", **{**entry, "paths": (str(tmp_path / "none.nc"),)}),
-        Product(name="B", **{**entry, "factor": 2.0, "units": "W m-2"}),
+        Product(name="B", **{**entry, "paths": (str(other),), "factor": 2.0, "units": "W m-2"}),
         Product(name="unused", **{**entry, "variable": "lai", "units": "1"}),
     ]
     found = []
@@ -574,7 +574,8 @@ def test_a_benchmark_by_local_processes_is_the_one_of_this_process(
         found.append((texts, maps))
     (texts, maps), (spread_texts, spread_maps) = found
     assert spread_texts == texts
-    assert sum(text == b"kept" for text in texts.values()) == 4
+    # Two products at two frequencies with the runs, and each against the other one.
+    assert sum(text == b"kept" for text in texts.values()) == 8
     assert len(maps) == 4
     assert spread_maps.keys() == maps.keys()
     for name, ds in maps.items():
