@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from callmip_global.errors import DataError, Problem, UsageError
 
 _WHOLE_FILE_BYTES = 64 * 1024**2
 _END_BYTES = 1024**2
+_NAME_LETTERS = 60  # four parts stay below the 255 bytes that a name may have
 
 
 def canonical_json(value: Any) -> str:
@@ -60,6 +62,23 @@ def content_hash(path: Path) -> str:
         return text_hash(canonical_json([[name, content_hash(path / name)] for name in files]))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def home_path(text: str | Path) -> Path:
+    """A path whose ``~`` or ``~user`` is the home of that user; as it is where there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def name_part(text: str, allowed: str = "") -> str:
+    """Letters, digits, ``.``, ``+``, ``-`` and what is ``allowed``, for a part of a file name.
+
+    Different texts have different names: one that is changed or cut ends in a hash of its text.
+    """
+    plain = re.sub(rf"[^A-Za-z0-9.+{re.escape(allowed)}-]+", "-", text)[:_NAME_LETTERS]
+    return plain if plain == text else f"{plain}-{text_hash(text)[:8]}"
 
 
 def fsync_folder(folder: Path) -> None:

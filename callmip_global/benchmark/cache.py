@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,9 @@ from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.series import Period
 from callmip_global.benchmark.tables import Score
 from callmip_global.data import data_path
-from callmip_global.errors import Problem
+from callmip_global.errors import CallmipError, Problem
 from callmip_global.files import canonical_json, content_hash, text_hash, write_atomic
+from callmip_global.hdf5 import open_dataset
 
 FORM = 1
 FOLDER = "kept"
@@ -43,6 +45,8 @@ PACKAGES = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
 """Packages that the numbers and the maps are made with."""
 
 _INDEX = "files.json"
+# A result under its key, or a file that is not yet whole.
+_OWN_NAME = re.compile(r"[0-9a-f]{64}\.json|\.(.+\.)?[0-9a-f]{32}\.tmp")
 _RACY_NS = 2_000_000_000
 # What readers say of a file or its data, by rule and in words.
 _UNREAD = ("damaged", "unreadable")
@@ -104,14 +108,15 @@ class Kept:
         write_atomic(self._path(key), f"{text_hash(text)}\n{text}\n")
 
     def remove_others(self, keys: Collection[str], maps: Collection[str]) -> None:
-        """Remove what is kept under other keys, and maps (by their place in ``out``) but these."""
-        names = {self._path(key) for key in keys if key} | {self.folder / _INDEX}
-        places = {self.out / name for name in maps}
-        for folder, staying in ((self.folder, names), (self.out / "maps", places)):
-            for pattern in ("*.json", "*.nc", ".*.tmp"):
-                for path in folder.glob(pattern):
-                    if path not in staying:
-                        path.unlink(missing_ok=True)
+        """Remove what is kept under other keys, and maps (by their place in ``out``) but these.
+
+        Only what a benchmark has written: ``out`` may be a folder with maps of the user's own.
+        """
+        staying = {self._path(key) for key in keys if key} | {self.out / name for name in maps}
+        for folder in (self.folder, self.out / "maps"):
+            for path in folder.iterdir():
+                if path not in staying and _written_by_a_benchmark(path):
+                    path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -139,6 +144,18 @@ class Kept:
             )
         except (OSError, ValueError, LookupError, TypeError):
             return None
+
+
+def _written_by_a_benchmark(path: Path) -> bool:
+    """Whether a file of ``kept`` or ``maps`` is a result, a map, or what a killed call left."""
+    if path.suffix == ".nc":
+        try:
+            with open_dataset(path) as ds:
+                made = str(ds.attrs.get("source", "")).startswith("callmip-global ")
+                return made and {"product", "scheme"} <= ds.attrs.keys()
+        except (CallmipError, OSError, RuntimeError, ValueError):
+            return False
+    return _OWN_NAME.fullmatch(path.name) is not None
 
 
 def take_over(earlier: Path, out: Path) -> None:

@@ -11,7 +11,13 @@ from pathlib import Path
 import xarray as xr
 
 from callmip_global.benchmark.product_check import Finding, fault, named, of_times
-from callmip_global.benchmark.series import Opener, Series, file_opener, run_series
+from callmip_global.benchmark.series import (
+    Opener,
+    Series,
+    file_opener,
+    run_series,
+    why_unreadable,
+)
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import file_hash
 from callmip_global.store import is_store, open_store, store_digest, store_info
@@ -179,12 +185,11 @@ def _no_calendar(at: str, error: Exception) -> Finding | None:
 
 
 def _unreadable(at: str, error: Exception) -> Finding:
-    text = " ".join(str(error).split())[:120]
     return fault(
         "unreadable",
         at,
         "",
-        f"a file that cannot be read ({text})",
+        f"a file that cannot be read ({why_unreadable(error)})",
         "NetCDF, or a whole store",
         "The run is left out. Cut short on the way? Copy it again.",
     )

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.benchmark.overlap import map_shares
+from callmip_global.benchmark.series import why_unreadable
 from callmip_global.errors import CallmipError, Problem, UsageError
 from callmip_global.files import content_hash
 from callmip_global.grid import Grid, SourceGrid, grid_of
@@ -69,7 +70,7 @@ def read_map(path: Path, variable: str | None = None) -> MapFile:
     except CallmipError as error:
         raise UsageError(error.problems) from error
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = why_unreadable(error)
         raise UsageError(
             Problem(str(path), found=f"a file that cannot be read ({reason})", wanted="NetCDF")
         ) from error

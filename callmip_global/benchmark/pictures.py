@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ _MISSING_RGBA = (128, 134, 142, 44)
 _DOT_RGBA = (16, 24, 29, 225)
 # Pixels from one dot to the next, and across a dot.
 _DOT_STEP, _DOT_SIZE = 8, 2
+
+_MADE_BY = b"Software\0callmip-global"
+_HEAD_BYTES = 128
 
 # Equal Earth projection: Savric, Patterson & Jenny (2018), doi:10.1080/13658816.2018.1504949.
 _A = (1.340264, -0.081106, 0.000893, 0.003796)
@@ -168,12 +172,22 @@ def _ramp(name: str) -> tuple[tuple[int, int, int], ...]:
     return tuple((round(r), round(g), round(b)) for r, g, b in zip(*bands, strict=True))
 
 
+def is_own_png(path: Path) -> bool:
+    """Whether a file is a PNG of ours, by the chunk that says what made it."""
+    try:
+        with path.open("rb") as file:
+            return _MADE_BY in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+
+
 def _palette_png(index: NDArray[np.uint8], colours: list[tuple[int, int, int, int]]) -> bytes:
     """A PNG of palette indices (height, width); PNG specification, third edition (W3C)."""
     height, width = index.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1)
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"tEXt", _MADE_BY),
         (b"PLTE", b"".join(bytes(c[:3]) for c in colours)),
         (b"tRNS", bytes(c[3] for c in colours)),
         (b"IDAT", zlib.compress(rows.tobytes(), 6)),

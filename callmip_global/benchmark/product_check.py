@@ -25,6 +25,7 @@ from callmip_global.benchmark.series import (
     Period,
     file_opener,
     product_series,
+    why_unreadable,
 )
 from callmip_global.benchmark.uncertainty import (
     UncertaintyError,
@@ -132,9 +133,10 @@ def check_product(product: Product, *, quick: bool = False) -> list[Finding]:
         except DataError as error:
             found += [Finding(named(problem), True) for problem in error.problems]
         except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:120]
-            said = f"a file that cannot be read ({text})"
+            said = f"a file that cannot be read ({why_unreadable(error)})"
             remedy = "Cut short on the way? Get it again."
+            if path.is_dir():
+                said, remedy = "a folder", f"Name the files in it: {path / '*.nc'}."
             found.append(fault("unreadable", at, product.variable, said, "NetCDF", remedy))
     found += [Finding(named(problem), True) for problem in alone]
     found += _of_units(units, product)

@@ -19,6 +19,7 @@ from callmip_global.benchmark.masks import MapFile, plain_name, read_map
 from callmip_global.benchmark.overlap import Array, polygon_shares
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
+from callmip_global.files import home_path
 from callmip_global.grid import Grid, sine_difference
 
 TROPIC_DEG = 23.5
@@ -200,7 +201,7 @@ def seen_from(folder: Path, text: str) -> tuple[str, Path | None]:
     file = _FILE.fullmatch(of)
     if file is None:
         return text, None
-    path = folder / Path(file["path"]).expanduser()
+    path = folder / home_path(file["path"])
     variable = f":{file['variable']}" if file["variable"] else ""
     return f"{name}={path}{variable}", path
 
@@ -223,7 +224,7 @@ def _found(text: str) -> Iterator[Region]:
     if file is None:
         yield _box(text, name, of)
     else:
-        yield from _masks(name, Path(file["path"]).expanduser(), file["variable"])
+        yield from _masks(name, home_path(file["path"]), file["variable"])
 
 
 def _near(text: str) -> str:

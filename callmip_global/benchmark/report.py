@@ -18,6 +18,7 @@ from callmip_global import __version__
 from callmip_global.benchmark.pictures import (
     Projection,
     Scale,
+    is_own_png,
     map_png,
     nice_limit,
     range_scale,
@@ -26,7 +27,7 @@ from callmip_global.benchmark.pictures import (
 from callmip_global.benchmark.run import ALL_MODELS, CHANGE
 from callmip_global.benchmark.tables import Score, cmec, read_scores
 from callmip_global.errors import DataError, Problem
-from callmip_global.files import read_json, write_atomic, write_json
+from callmip_global.files import name_part, read_json, write_atomic, write_json
 
 SECONDS_PER_DAY = 86400.0
 # Fluxes are read per day; scores.csv keeps the units of the variable table.
@@ -373,7 +374,9 @@ class _Place:
         self._folder = folder
         self._left = budget
         for old in folder.glob("*.png"):
-            old.unlink()
+            # The folder may be one with pictures of the user's own.
+            if is_own_png(old):
+                old.unlink()
 
     def put(self, png: bytes, name: str) -> str:
         """What the page calls the image."""
@@ -382,9 +385,8 @@ class _Place:
         if self._left >= 0:
             return f"data:image/png;base64,{inside}"
         self._folder.mkdir(exist_ok=True)
-        file = re.sub(r"[^A-Za-z0-9.+-]+", "-", name) + ".png"
-        (self._folder / file).write_bytes(png)
-        return f"{self._folder.name}/{file}"
+        (self._folder / f"{name}.png").write_bytes(png)
+        return f"{self._folder.name}/{name}.png"
 
 
 def _draw(
@@ -424,14 +426,16 @@ def _draw(
             "units": units,
         }
     for file, fields in loaded:
-        label = " ".join(p for p in (file["model"], file["simulation"], file["member"]) if p)
+        run = [part for part in (file["model"], file["simulation"], file["member"]) if part]
+        label = " ".join(run)
+        start = "_".join([name_part(comparison["product"], "_"), *map(name_part, run)])
         for name, values in fields.items():
             kind = _kind(name)
             if kind is None or projection is None or (kind == "uncertainty" and images[kind]):
                 continue
             dotted = _within(fields) if name == "misfit_change" else None
             png = map_png(values, projection, scales[kind], dotted)
-            uri = place.put(png, f"{comparison['product']}_{label}_{name}")
+            uri = place.put(png, f"{start}_{name}")
             if name in ("reference", "uncertainty"):
                 images[name] = uri
             else:

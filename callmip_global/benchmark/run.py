@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +63,7 @@ from callmip_global.benchmark.uncertainty import (
     uncertainty_series,
 )
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
-from callmip_global.files import write_json
+from callmip_global.files import name_part, write_json
 from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
 from callmip_global.store import grid_variables
 from callmip_global.variables import UNCERTAINTY, variable_table
@@ -621,15 +620,10 @@ def _write_maps(
 
 
 def _file_name(comparison: Comparison, model: str, simulation: str, member: str) -> str:
-    parts = (
-        comparison.product.variable,
-        comparison.product.name,
-        model,
-        simulation,
-        member,
-        comparison.frequency,
-    )
-    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part) + ".nc"
+    product = comparison.product
+    names = [name_part(product.name, "_"), *map(name_part, (model, simulation, member))]
+    parts = (product.variable, *names, comparison.frequency)
+    return "_".join(part for part in parts if part) + ".nc"
 
 
 def _write_map_file(

@@ -122,7 +122,7 @@ class FileSeries:
                 values = np.asarray(da.values)
             except (OSError, RuntimeError, ValueError) as error:
                 raise DataError(
-                    Problem(at, self.name, f"data that cannot be read ({_short(error)})")
+                    Problem(at, self.name, f"data that cannot be read ({why_unreadable(error)})")
                 ) from error
             fill = unmasked_fill(values)
             if fill is not None:
@@ -364,12 +364,16 @@ def _opened(opener: Opener, at: str) -> xr.Dataset:
         return opener()
     except (OSError, ValueError) as error:
         raise DataError(
-            Problem(at, found=f"a file that cannot be read ({_short(error)})", wanted="NetCDF")
+            Problem(
+                at, found=f"a file that cannot be read ({why_unreadable(error)})", wanted="NetCDF"
+            )
         ) from error
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+def why_unreadable(error: Exception) -> str:
+    """What a library says of a file that it cannot open, in a few words."""
+    text = " ".join(str(error).split())
+    return "no NetCDF file" if text.startswith("did not find a match") else text[:120]
 
 
 def _time_dim(ds: xr.Dataset) -> str:
@@ -484,7 +488,17 @@ def _product_conversion(product: Product, da: xr.DataArray, at: str) -> Scale:
     else:
         units = own or product.native_units or ""
     scale = product.sign * product.factor
-    return unit_scale(convert_factor(units, target, at, product.variable), scale)
+    try:
+        conversion = convert_factor(units, target, at, product.variable)
+    except DataError as error:
+        raise DataError(_of_a_product(problem) for problem in error.problems) from error
+    return unit_scale(conversion, scale)
+
+
+def _of_a_product(problem: Problem) -> Problem:
+    """The same with the remedy where a product has it: in its entry, not in a variable map."""
+    true = "in its file (ncatted), or as factor and units in the products file"
+    return replace(problem, remedy=problem.remedy.replace("in the variable map", true))
 
 
 def unit_scale(conversion: Conversion, scale: float = 1.0) -> Scale:

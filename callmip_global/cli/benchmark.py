@@ -70,12 +70,14 @@ def benchmark(
     from callmip_global.config.products import load_products
     from callmip_global.parallel import one_by_one
     from callmip_global.regrid import regrid_dataset
+    from callmip_global.workflow.lock import held_alone
 
     require_paths(inputs)
     console = Console(stderr=True)
     chosen = load_products(products)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
+        held_alone(out / ".lock", "one benchmark of a folder at a time"),
         Progress(*columns, console=console, transient=True) as bar,
         spread(
             dask, workers, site, overrides, kind="benchmark", out=out, console=bar.console
@@ -83,7 +85,7 @@ def benchmark(
     ):
         task = bar.add_task("reading", total=1.0)
         summary = run_benchmark(
-            [path for given in inputs for path in _stores_in(given)],
+            [path for given in inputs for path in _stores_in(given, out)],
             products=chosen,
             out=out,
             regridder=regrid_dataset,
@@ -99,8 +101,19 @@ def benchmark(
     raise_problems(summary)
 
 
-def _stores_in(path: Path) -> list[Path]:
-    """The path itself, or the stores, else the NetCDF files, inside a folder that is no store."""
-    if path.is_dir() and not (path / "zarr.json").is_file():
-        return sorted(path.glob("*.zarr")) or sorted(path.rglob("*.nc")) or [path]
-    return [path]
+def _stores_in(path: Path, out: Path) -> list[Path]:
+    """The path itself, or the stores, else the NetCDF files, inside a folder that is no store.
+
+    Not the maps of a benchmark, whose folder ``out`` may lie among the files.
+    """
+    if not path.is_dir() or (path / "zarr.json").is_file():
+        return [path]
+    files = [file for file in sorted(path.rglob("*.nc")) if not _is_map(file, out)]
+    return sorted(path.glob("*.zarr")) or files or [path]
+
+
+def _is_map(file: Path, out: Path) -> bool:
+    folder = file.parent.parent
+    if file.parent.name != "maps":
+        return False
+    return (folder / "benchmark.json").is_file() or folder.resolve() == out.resolve()

@@ -35,6 +35,7 @@ from callmip_global.config.yaml_source import (
 )
 from callmip_global.data import data_path
 from callmip_global.errors import CallmipError, Problem, UsageError
+from callmip_global.files import home_path
 
 _STAND_IN_SITE = "local"
 _STAND_IN_PROTOCOL = "callmip-phase1-global"
@@ -67,7 +68,7 @@ class LoadedExperiment:
 
     def resolve(self, text: str | Path) -> Path:
         """A path of the experiment file, made absolute."""
-        return self.base_dir / Path(text).expanduser()
+        return self.base_dir / home_path(text)
 
     def resolve_variables(self) -> Path:
         """The variable map: a file of the group, else a shipped one (config/models/)."""

@@ -15,6 +15,7 @@ from typing import Any, cast, overload
 from callmip_global.config.placeholders import expand
 from callmip_global.config.schema import StageName
 from callmip_global.errors import Problem, UsageError
+from callmip_global.files import home_path
 
 FORMAT = 2
 """Version of plan.json; a run directory of another version is refused."""
@@ -274,7 +275,7 @@ def run_context(plan: Plan, step: Step, task: Task) -> dict[str, Any]:
     base = Path(settings["base_dir"])
 
     def absolute(text: str, values: Mapping[str, Any]) -> str:
-        return str(base / Path(expand(text, values, quote=False)).expanduser())
+        return str(base / home_path(expand(text, values, quote=False)))
 
     context["parameters"] = absolute(stage["parameters"], context)
     # `{year}` and `{var}` are the model's to fill in: it reads many of them.

@@ -19,6 +19,7 @@ from callmip_global.benchmark.product import Kind, Product
 from callmip_global.config.yaml_source import Located, load_yaml, nearest, validate_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
+from callmip_global.files import home_path
 from callmip_global.variables import variable_table
 
 
@@ -86,6 +87,9 @@ def catalogue_lines(variables: Collection[str] | None = None) -> Iterator[str]:
             f"{doi}; {entry.url}; files like {entry.pattern}"
         )
 
+
+# It stands in tables, headings and messages.
+_NAME_LETTERS = 80
 
 _COLUMNS = (
     *("entry", "years, grid", "in the files", "used as"),
@@ -195,6 +199,11 @@ def _merged(entry: ProductEntry) -> ProductEntry:
 
 def _problems(path: Path, located: Located, name: str, entry: ProductEntry) -> Iterator[Problem]:
     key = f"products.{name}"
+    if not name.isprintable() or not name.strip() or len(name) > _NAME_LETTERS:
+        found = f"a name of {len(name)} letters" if name.isprintable() else f"the name {name!r}"
+        readable = f"1 to {_NAME_LETTERS} letters on one line"
+        yield Problem(_at(path, located, name), "products", found, readable)
+        return
     if entry.catalogue is not None and entry.catalogue not in product_catalogue():
         yield Problem(
             _at(path, located, name, "catalogue"),
@@ -229,5 +238,5 @@ def _product(path: Path, name: str, entry: ProductEntry) -> Product:
         if values[flag] == "unknown":
             values[flag] = None
     folder = path.resolve().parent
-    paths = tuple(str(folder / Path(pattern).expanduser()) for pattern in patterns or ())
+    paths = tuple(str(folder / home_path(pattern)) for pattern in patterns or ())
     return Product(name=name, paths=paths, **values)

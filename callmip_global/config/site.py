@@ -25,6 +25,7 @@ from callmip_global.config.schema import (
 from callmip_global.config.yaml_source import Located, load_yaml, nearest, try_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
+from callmip_global.files import home_path
 
 Droppable: TypeAlias = Literal[
     "cpus-per-task", "export", "mem", "nodes", "ntasks", "partition", "requeue"
@@ -174,7 +175,7 @@ def config_path(text: str, folder: str, base_dir: Path) -> Path:
 
     UsageError that lists the shipped names if it is neither.
     """
-    own = base_dir / Path(text).expanduser()
+    own = base_dir / home_path(text)
     if own.is_file():
         return own
     names = config_names(folder)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from callmip_global.config.yaml_source import KeyPath, Located, dotted, load_yaml, try_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
+from callmip_global.files import home_path
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
 from callmip_global.variables import requested_variables
 
@@ -60,7 +61,7 @@ def variable_map_path(text: str, base_dir: Path) -> Path:
 
     The path below ``base_dir`` is returned where neither exists, so that its loading says so.
     """
-    own = base_dir / Path(text).expanduser()
+    own = base_dir / home_path(text)
     if own.exists():
         return own
     for parts in (("config", *Path(text).parts), ("config", "models", *Path(text).parts)):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from benchmark_cases import benchmark, cycles, number, write_product, write_run
+from benchmark_cases import GRID, benchmark, cycles, dataset, number, write_product, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -287,14 +287,26 @@ def test_a_benchmark_that_was_killed_goes_on_where_it_was(study, tmp_path):
 
 def test_what_belongs_to_nothing_any_more_is_removed(study):
     study.again(frequencies=["mon", "yr"])
-    (study.out / "maps" / ".half.nc.0.tmp").touch()
-    (study.out / "kept" / ".0.tmp").touch()
+    half = [f"maps/.half.nc.{'0' * 32}.tmp", f"kept/.{'0' * 32}.tmp"]
+    for name in half:
+        (study.out / name).touch()
     study.products.pop(0)
     assert study.again() == []
     maps = sorted(path.name for path in (study.out / "maps").iterdir())
     assert maps == ["hfls_C_M.v1_S3_mon.nc", "hfss_B_N.v1_S3_mon.nc"]
     assert len(kept_in(study.out)) == 2
-    assert not (study.out / "kept" / ".0.tmp").exists()
+    assert not any((study.out / name).exists() for name in half)
+
+
+def test_files_of_the_users_own_in_the_folders_of_a_benchmark_stay(study):
+    study.again()
+    own = [study.out / name for name in ("maps/land.nc", "maps/notes.txt", "kept/settings.json")]
+    dataset("sftlf", np.ones(GRID.shape), GRID, None, "1").to_netcdf(own[0])
+    own[1].touch()
+    own[2].touch()
+    study.products.pop(0)
+    study.again()
+    assert all(path.exists() for path in own)
 
 
 def test_a_fault_that_was_told_is_told_again(study):
