@@ -170,7 +170,7 @@ class Chunked:
 
     def _read_contiguous(self, file: int, box: Sequence[range], out: NDArray[Any]) -> None:
         """Of each step of the first dimension what lies between the first and the last wanted row
-        of the second; whole steps a few at a time."""
+        of the second, a few MB at a time."""
         start = int(self.offsets.flat[0])
         if start < 0:
             self._blank(out)
@@ -178,8 +178,7 @@ class Chunked:
         first, second, *rest = [*box, range(1), range(1)][: max(2, len(box))]
         n_rows = self.shape[1] if len(box) > 1 else 1
         row = math.prod(self.shape[2:]) * self.dtype.itemsize
-        step = n_rows * row
-        several = max(1, _STEPS_BYTES // step) if len(second) == n_rows else 1
+        several = max(1, _STEPS_BYTES // (len(second) * row))
         into = out.reshape(len(first), len(second), *out.shape[2:])
         columns = tuple(slice(r.start, r.stop) for r in rest)
         whole = out.shape[2:] == self.shape[2:] and self.dtype == out.dtype
@@ -189,7 +188,11 @@ class Chunked:
             rows = target
             if not whole:
                 rows = np.empty((high - low, len(second), *self.shape[2:]), self.dtype)
-            self._fill(file, start + low * step + second.start * row, rows, "values", (low, high))
+            # Steps that are wanted as a whole lie one behind the other.
+            pieces = [rows] if len(second) == n_rows else rows
+            for step, piece in enumerate(pieces, low):
+                at = start + (step * n_rows + second.start) * row
+                self._fill(file, at, piece, "values", (low, high))
             if rows is not target:
                 target[...] = rows[(slice(None), slice(None), *columns)]
             self._set_missing(target)
