@@ -626,6 +626,9 @@ def _file_name(comparison: Comparison, model: str, simulation: str, member: str)
     return "_".join(part for part in parts if part) + ".nc"
 
 
+_FILE_BYTES = 1024**2
+
+
 def _write_map_file(
     path: Path,
     comparison: Comparison,
@@ -665,8 +668,16 @@ def _write_map_file(
     }
     encoding |= {str(name): {"_FillValue": None} for name in ds.coords}
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    ds.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
-    temporary.replace(path)
+    try:
+        ds.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
+        temporary.replace(path)
+    except (PermissionError, RuntimeError):
+        # The NetCDF library calls a full disk "Permission denied" or "HDF error": a plain write of
+        # as much, and what a file has beside its data, says what it is.
+        temporary.write_bytes(bytes(ds.nbytes + _FILE_BYTES))
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # --- summary ----------------------------------------------------------------------------------

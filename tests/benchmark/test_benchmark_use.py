@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from benchmark_cases import GRID, cycles, dataset, number, write_product, write_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +134,21 @@ def test_what_is_said_of_a_product_can_be_done_in_its_entry(study):
     assert "as factor and units in the products file" in wrong
     assert "found a folder, wanted NetCDF. Name the files in it:" in folder
     assert "found a file that cannot be read (no NetCDF file)" in text
+
+
+@pytest.mark.parametrize("said", [PermissionError(13, "Permission denied"), RuntimeError("NetCDF")])
+def test_a_full_disk_is_told_as_what_it_is(study, monkeypatch, said):
+    def library(*_: object, **__: object) -> None:
+        raise said
+
+    def plain(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    products = write_products(study, {"A": {"path": "a.nc"}})
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", library)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", plain)
+        assert str(called(study, products, study / "out").exception).startswith("[Errno 28]")
+    # A disk with room: what the library said stays, and no half file.
+    assert called(study, products, study / "out").exception is said
+    assert list((study / "out" / "maps").iterdir()) == []
