@@ -286,3 +286,27 @@ def pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
         if same or len(priors) == 1:
             found.append(((same or priors)[0], j))
     return found
+
+
+def unpaired_notes(runs: Sequence[Run]) -> list[str]:
+    """What to tell of models without a change from prior to posterior, one line a simulation."""
+    paired = {k for pair in pairs(runs) for k in pair}
+    lacking: dict[str, list[str]] = {}
+    for model, simulation in sorted({run.identity[:2] for run in runs}):
+        own = [(k, run) for k, run in enumerate(runs) if run.identity[:2] == (model, simulation)]
+        stages = sorted({run.stage for _, run in own})
+        alone = [
+            run.member_name or "the one without a number"
+            for k, run in own
+            if run.stage == "Posterior" and k not in paired
+        ]
+        if len(stages) == 1:
+            lacking.setdefault(simulation, []).append(f"{model} (no other stage than {stages[0]})")
+        elif alone:
+            lacking.setdefault(simulation, []).append(
+                f"{model} ({', '.join(alone)}: neither a prior of that number nor a single prior)"
+            )
+    return [
+        f"change from prior to posterior, {simulation}: none of {', '.join(models)}."
+        for simulation, models in sorted(lacking.items())
+    ]

@@ -36,7 +36,7 @@ from callmip_global.benchmark.compare import (
     TooShortError,
     compare,
 )
-from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs
+from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs, unpaired_notes
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs, named
 from callmip_global.benchmark.regions import REGIONS, Region, select_regions
@@ -140,7 +140,7 @@ def run_benchmark(
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems = list(damaged)
-    notes: list[str] = []
+    notes = unpaired_notes(runs)
     results = _results(work, units, task_map, _part(progress, 0.0, share))
     others = _ceiling_units(work, units, results, parts)
     tops = _results(work, others, task_map, _part(progress, share, 1.0))

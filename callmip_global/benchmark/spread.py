@@ -74,12 +74,19 @@ def between_models(comparison: Comparison, land: Callable[[], Array]) -> list[Sp
 
 
 def one_stage_notes(runs: Sequence[Run]) -> list[str]:
-    """What to tell of models that do not count, in simulations of enough models for a spread."""
+    """What to tell of models that do not count, and of a spread that is not there for want of them.
+
+    Nothing of one model, of which nobody expects a spread.
+    """
     notes = []
     for simulation in sorted({run.simulation for run in runs}):
         names = sorted({run.model for run in runs if run.simulation == simulation})
         both = models_with_both_stages(runs, simulation)
-        if len(both) == len(names) or len(names) < MINIMUM_MODELS:
+        if len(names) == 1 or (len(both) == len(names) >= MINIMUM_MODELS):
+            continue
+        if len(names) < MINIMUM_MODELS:
+            what = f"spread between models, {simulation}: {len(names)} are too few"
+            notes.append(f"{what}, {MINIMUM_MODELS} are needed.")
             continue
         alone = ", ".join(name for name in names if name not in both)
         what = f"spread between models, {simulation}: without {alone}, of one stage only"

@@ -78,7 +78,7 @@ def benchmark(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
         held_alone(out / ".lock", "one benchmark of a folder at a time"),
-        Progress(*columns, console=console, transient=True) as bar,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
         spread(
             dask, workers, site, overrides, kind="benchmark", out=out, console=bar.console
         ) as task_map,

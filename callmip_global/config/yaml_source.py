@@ -485,8 +485,9 @@ def _problem(
             nearest(str(key[-1]), known) if key else "",
         )
     _, description = _annotation_at(model, key)
-    if kind == "invalid_key":
-        return Problem(place, name, f"a key that is not text ({item['input']})", "text, in quotes")
+    if kind == "invalid_key" or (bad_key and kind == "string_type"):
+        said = key[-1] if bad_key else item["input"]
+        return Problem(place, name, f"a key that is not text ({said})", "text, in quotes")
     if kind == "missing":
         return Problem(place, name, "nothing", description or "a value (the key is required)")
     try:

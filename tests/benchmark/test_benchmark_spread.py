@@ -336,7 +336,8 @@ def test_models_of_one_stage_are_named_where_there_would_be_enough():
         "spread between models, S3: without C, of one stage only; "
         "the other 2 are too few, 3 are needed."
     ]
-    assert one_stage_notes(runs[:3]) == []
+    assert one_stage_notes(runs[:3]) == ["spread between models, S3: 2 are too few, 3 are needed."]
+    assert one_stage_notes(runs[:2]) == []
 
 
 TWO = Grid("two", np.array([0.0, 90.0]), np.array([0.0, 120.0, 360.0]))

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from benchmark_cases import GRID, cycles, dataset, number, write_product, write_run
+from benchmark_cases import GRID, benchmark, cycles, dataset, number, write_product, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from callmip_global.benchmark import report
+from callmip_global.benchmark.inputs import read_runs, unpaired_notes
 from callmip_global.benchmark.pictures import Projection, Scale, map_png
 from callmip_global.benchmark.regions import select_regions
 from callmip_global.cli.app import app
@@ -152,3 +153,49 @@ def test_a_full_disk_is_told_as_what_it_is(study, monkeypatch, said):
     # A disk with room: what the library said stays, and no half file.
     assert called(study, products, study / "out").exception is said
     assert list((study / "out" / "maps").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"M": ["Prior", "Posterior"]}, []),
+        ({"M": ["Posterior"]}, ["M (no other stage than Posterior)"]),
+        (
+            {"M": ["Prior_m001", "Prior_m002", "Posterior"], "N": ["Prior", "Posterior_m007"]},
+            ["M (the one without a number: neither a prior of that number nor a single prior)"],
+        ),
+        (
+            {"M": ["Prior_m001", "Prior_m002", "Posterior_m002", "Posterior_m003"]},
+            ["M (m003: neither a prior of that number nor a single prior)"],
+        ),
+    ],
+    ids=["a pair", "one stage", "which prior", "another member"],
+)
+def test_runs_that_have_no_counterpart_are_told(tmp_path, given, told):
+    paths = []
+    for model, own in given.items():
+        for run in own:
+            stage, _, member = run.partition("_")
+            member = f"_{member}" if member else ""
+            paths.append(write_run(tmp_path, cycles(3), model=model, stage=stage, member=member))
+    runs, _ = read_runs(paths)
+    start = "change from prior to posterior, S3: none of"
+    assert unpaired_notes(runs) == ([f"{start} {', '.join(told)}."] if told else [])
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+def test_a_spread_that_is_not_there_is_told(tmp_path, models):
+    for model in range(models):
+        for stage in ("Prior", "Posterior"):
+            write_run(tmp_path / "stores", cycles(3), model=f"M{model}", stage=stage)
+    product = write_product(tmp_path, cycles(3))
+    summary = benchmark(sorted((tmp_path / "stores").rglob("*.nc")), [product], tmp_path / "out")
+    told = ["spread between models, S3: 2 are too few, 3 are needed."]
+    assert summary["notes"] == (told if models == 2 else [])
+
+
+def test_a_product_named_by_a_number_is_told_where(tmp_path):
+    path = tmp_path / "products.yaml"
+    path.write_text("products:\n  2020: {variable: hfls, kind: synthetic, path: a.nc}\n")
+    with pytest.raises(UsageError, match=r"products\.2020: found a key that is not text"):
+        load_products(path)
