@@ -13,14 +13,14 @@ Ann. Statist., 17, 1217-1241, doi:10.1214/aos/1176347265; with blocks of one yea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.scores import RESOLUTION, Scheme
+from callmip_global.benchmark.statistics import YearSums
 from callmip_global.compiled import compiled
 
 Array = NDArray[np.float64]
@@ -29,7 +29,6 @@ DRAWS = 200
 LEVEL = 0.95
 MINIMUM_DRAWN_YEARS = 5  # fewer years can be drawn in too few ways
 _SEED = 20181
-_CELLS = 256
 
 # What is summed over cells for each draw: area, area with a sigma, then area times each of these.
 _CELL_TERMS = ("bias", "absolute_bias", "rmse")
@@ -43,103 +42,6 @@ def drawn_years(n_years: int) -> Array:
     rng = np.random.default_rng(_SEED)
     chosen = rng.integers(0, n_years, (DRAWS, n_years))
     return np.stack([(chosen == year).sum(axis=1) for year in range(n_years)]).astype(np.float64)
-
-
-@compiled
-def _accumulate(
-    reference: NDArray[Any],
-    models: NDArray[Any],
-    days: Array,
-    years: NDArray[np.int64],
-    guess_reference: Array,
-    guess_model: Array,
-    weight: NDArray[np.float32],
-    sum_reference: NDArray[np.float32],
-    square_reference: NDArray[np.float32],
-    sum_model: NDArray[np.float32],
-    square_model: NDArray[np.float32],
-    product: NDArray[np.float32],
-) -> None:
-    """Add a block to the sums of ``YearSums``."""
-    n_steps, n_cells = reference.shape
-    cells = np.empty(_CELLS, np.uint32)
-    departure = np.empty(_CELLS)
-    for start in range(0, n_cells, _CELLS):
-        for t in range(n_steps):
-            length, year = days[t], years[t]
-            n = 0
-            for c in range(start, min(start + _CELLS, n_cells)):
-                if np.isfinite(reference[t, c]):
-                    cells[n] = c
-                    n += 1
-            for k in range(len(models)):
-                kept = 0
-                for i in range(n):
-                    if np.isfinite(models[k, t, cells[i]]):
-                        cells[kept] = cells[i]
-                        kept += 1
-                n = kept
-            for i in range(n):
-                c = cells[i]
-                r = np.float64(reference[t, c]) - guess_reference[c]
-                departure[i] = length * r
-                weight[year, c] += length
-                sum_reference[year, c] += departure[i]
-                square_reference[year, c] += departure[i] * r
-            for k in range(len(models)):
-                for i in range(n):
-                    c = cells[i]
-                    m = np.float64(models[k, t, c]) - guess_model[k, c]
-                    sum_model[k, year, c] += length * m
-                    square_model[k, year, c] += length * m * m
-                    product[k, year, c] += departure[i] * m
-
-
-@dataclass(eq=False)
-class YearSums:
-    """Sums over the steps of each of Y years for N cells and K models, about the guesses of the
-    ``PairSums`` of the same blocks; float32, for an interval needs no more.
-
-    ``weight``, ``sum_reference``, ``square_reference`` (Y, N); ``sum_model``, ``square_model``,
-    ``product`` (K, Y, N): length, length times departure, and so on.
-    """
-
-    weight: NDArray[np.float32]
-    sum_reference: NDArray[np.float32]
-    square_reference: NDArray[np.float32]
-    sum_model: NDArray[np.float32]
-    square_model: NDArray[np.float32]
-    product: NDArray[np.float32]
-
-    @classmethod
-    def empty(cls, n_models: int, n_cells: int, n_years: int) -> YearSums:
-        one, many = (n_years, n_cells), (n_models, n_years, n_cells)
-        return cls(*(np.zeros(shape, np.float32) for shape in (one, one, one, many, many, many)))
-
-    def add(
-        self,
-        reference: NDArray[Any],
-        models: NDArray[Any],
-        days: Array,
-        years: NDArray[np.int64],
-        guess_reference: Array,
-        guess_model: Array,
-    ) -> None:
-        """Add a block of T steps: (T, N), (K, T, N), (T,), position of the year of each step (T,);
-        guesses (N,), (K, N), set for every cell that has a step that counts."""
-        _accumulate(
-            np.ascontiguousarray(reference),
-            np.ascontiguousarray(models),
-            days,
-            years,
-            guess_reference,
-            guess_model,
-            *(getattr(self, f.name) for f in fields(self)),
-        )
-
-    def of_cells(self, cells: NDArray[np.int64]) -> YearSums:
-        """The sums of these cells alone."""
-        return YearSums(*(getattr(self, f.name)[..., cells] for f in fields(self)))
 
 
 @compiled

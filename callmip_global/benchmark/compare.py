@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from callmip_global.benchmark import scores
-from callmip_global.benchmark.bootstrap import MINIMUM_DRAWN_YEARS, Resampled, YearSums
+from callmip_global.benchmark.bootstrap import MINIMUM_DRAWN_YEARS, Resampled
 from callmip_global.benchmark.ensemble import CellSums, Judged
 from callmip_global.benchmark.inputs import Run, pairs
 from callmip_global.benchmark.parts import Parts
@@ -23,7 +23,7 @@ from callmip_global.benchmark.regions import Region, region_area
 from callmip_global.benchmark.run_check import Masks, empty_months, without_a_value
 from callmip_global.benchmark.scores import Scheme
 from callmip_global.benchmark.series import Box, Period, Series, days_of, said_period
-from callmip_global.benchmark.statistics import Moments, PairSums
+from callmip_global.benchmark.statistics import Moments, PairSums, YearSums
 from callmip_global.benchmark.uncertainty import (
     BEYOND,
     CellUncertainty,
@@ -427,10 +427,9 @@ def _tile_sums(
             part=parts.part,
             area=area,
             plausible=variable_table()[product.variable].valid_range,
+            years=years[here],
+            yearly=yearly,
         )
-        if yearly is not None:
-            guesses = sums.guess_reference, sums.guess_model
-            yearly.add(r, m, found.days[here], years[here], *guesses)
         found.masks.add(box, here, r, m)
         found.judged.add_block(judged, r, m, block.beside, found.days[here])
         found.area_valid[:, here] += parts.kinds @ added.areas

@@ -49,19 +49,28 @@ def _accumulate(
     part_areas: Array,
     part_sums: Array,
     seen: NDArray[np.int64],
+    years: NDArray[np.int64],
+    year_weight: NDArray[np.float32],
+    year_sum_reference: NDArray[np.float32],
+    year_square_reference: NDArray[np.float32],
+    year_sum_model: NDArray[np.float32],
+    year_square_model: NDArray[np.float32],
+    year_product: NDArray[np.float32],
 ) -> int:
-    """Add a block to the sums of ``PairSums``, in the order of time; returns how many numbers of
-    the reference are outside ``low`` to ``high``."""
+    """Add a block to the sums of ``PairSums``, in the order of time, and to those of ``YearSums``
+    unless they are empty; returns how many numbers of the reference are outside ``low`` to
+    ``high``."""
     n_steps, n_cells = reference.shape
     n_models = models.shape[0]
     outside = 0
+    yearly = year_weight.size > 0
     valid = np.empty(_CELLS, np.bool_)
     cells = np.empty(_CELLS, np.uint32)  # unsigned: no index counts from the end
     departure = np.empty(_CELLS)
     for start in range(0, n_cells, _CELLS):
         size = min(_CELLS, n_cells - start)
         for t in range(n_steps):
-            length, slot = days[t], slots[t]
+            length, slot, year = days[t], slots[t], years[t]
             here = reference[t, start : start + size]
             there = 0
             for i in range(size):
@@ -94,6 +103,10 @@ def _accumulate(
                 weight[slot, c] += length
                 sum_reference[slot, c] += departure[i]
                 square_reference[c] += departure[i] * r
+                if yearly:
+                    year_weight[year, c] += length
+                    year_sum_reference[year, c] += departure[i]
+                    year_square_reference[year, c] += departure[i] * r
                 if part[c] != own:
                     if own >= 0:
                         part_areas[own, t] += own_area
@@ -116,6 +129,10 @@ def _accumulate(
                     sum_model[k, slot, c] += weighted
                     square_model[k, c] += weighted * m
                     product[k, c] += departure[i] * m
+                    if yearly:
+                        year_sum_model[k, year, c] += weighted
+                        year_square_model[k, year, c] += weighted * m
+                        year_product[k, year, c] += departure[i] * m
                     if part[c] != own:
                         if own >= 0:
                             part_sums[k + 1, own, t] += own_sum
@@ -141,6 +158,33 @@ class Added:
     sums: Array
     seen: NDArray[np.int64]
     outside: int
+
+
+@dataclass(eq=False)
+class YearSums:
+    """Sums over the steps of each of Y years for N cells and K models, about the guesses of the
+    ``PairSums`` they are gathered with; float32, for the intervals that are made of them need no
+    more.
+
+    ``weight``, ``sum_reference``, ``square_reference`` (Y, N); ``sum_model``, ``square_model``,
+    ``product`` (K, Y, N): length, length times departure, and so on.
+    """
+
+    weight: NDArray[np.float32]
+    sum_reference: NDArray[np.float32]
+    square_reference: NDArray[np.float32]
+    sum_model: NDArray[np.float32]
+    square_model: NDArray[np.float32]
+    product: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n_models: int, n_cells: int, n_years: int) -> YearSums:
+        one, many = (n_years, n_cells), (n_models, n_years, n_cells)
+        return cls(*(np.zeros(shape, np.float32) for shape in (one, one, one, many, many, many)))
+
+    def of_cells(self, cells: NDArray[np.int64]) -> YearSums:
+        """The sums of these cells alone."""
+        return YearSums(*(getattr(self, f.name)[..., cells] for f in fields(self)))
 
 
 @dataclass(eq=False)
@@ -207,12 +251,15 @@ class PairSums:
         part: Any = None,
         area: Any = None,
         plausible: tuple[float, float] = (-np.inf, np.inf),
+        years: Any = None,
+        yearly: YearSums | None = None,
     ) -> Added:
         """Add a block of T steps.
 
         ``reference`` (T, N), ``models`` (K, T, N): NaN where missing. ``days`` (T,): length of the
         steps. ``slots`` (T,): 0-based calendar month, 0 for annual data. ``part`` (N,), ``area``
-        (N,): part of the map each cell lies in, and its area, for sums per step.
+        (N,): part of the map each cell lies in, and its area, for sums per step. ``years`` (T,):
+        position of the year of each step in ``yearly``, to which the block is added as well.
         """
         reference, models = np.ascontiguousarray(reference), np.ascontiguousarray(models)
         n_steps, n_cells = reference.shape
@@ -222,6 +269,7 @@ class PairSums:
         areas = np.zeros((n_parts, n_steps))
         sums = np.zeros((len(models) + 1, n_parts, n_steps))
         seen = np.zeros(len(models) + 1, np.int64)
+        by_year = YearSums.empty(len(models), 0, 0) if yearly is None else yearly
         low, high = plausible
         outside = _accumulate(
             reference,
@@ -245,6 +293,8 @@ class PairSums:
             areas,
             sums,
             seen,
+            np.zeros(n_steps, np.int64) if yearly is None else np.asarray(years, np.int64),
+            *(getattr(by_year, f.name) for f in fields(by_year)),
         )
         return Added(areas, sums, seen, outside)
 

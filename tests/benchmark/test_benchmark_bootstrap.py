@@ -12,7 +12,7 @@ from callmip_global.benchmark import bootstrap
 from callmip_global.benchmark import compare as comparing
 from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.scores import COLLIER2018, ILAMB3, ILAMB27, MONTH_DAYS
-from callmip_global.benchmark.statistics import PairSums
+from callmip_global.benchmark.statistics import PairSums, YearSums
 
 YEARS = (2001, 2008)
 N_YEARS = 8
@@ -52,11 +52,10 @@ def test_each_draw_is_what_the_years_drawn_give_when_they_are_put_together():
     reference[:, 5][rng.random(shape[0]) < 0.5] = np.nan
     slots, years = np.tile(np.arange(12), N_YEARS), np.repeat(np.arange(N_YEARS), 12)
     sums = PairSums.empty(3, n_cells, 12)
-    yearly = bootstrap.YearSums.empty(3, n_cells, N_YEARS)
+    yearly = YearSums.empty(3, n_cells, N_YEARS)
     for part in np.split(np.arange(len(DAYS)), [12, 50]):
-        block = reference[part], models[:, part], DAYS[part]
-        sums.add(*block, slots[part])
-        yearly.add(*block, years[part], sums.guess_reference, sums.guess_model)
+        block = reference[part], models[:, part], DAYS[part], slots[part]
+        sums.add(*block, years=years[part], yearly=yearly)
     area = rng.uniform(1.0, 2.0, n_cells)
     shares = np.array([[1.0] * n_cells, [0.0, 0.0, 0.5, 1.0, 0.0, 0.25, 1.0]])
     found = bootstrap.Resampled.empty(2)
