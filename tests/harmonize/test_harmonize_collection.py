@@ -166,7 +166,7 @@ def test_readers_of_a_collection_never_find_an_old_version(handed: Handed) -> No
     handed.ingest()
     handed.put(seed=2)
     handed.ingest()
-    assert _stores_in(handed.out) == [handed.out / STORE]
+    assert _stores_in(handed.out, handed.out / "benchmark") == [handed.out / STORE]
     assert {Path(e.path).parent for e in check_path(handed.out).entries} == {handed.out / STORE}
 
 

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import callmip_global
+from callmip_global.benchmark.product_check import RULES as PRODUCT_RULES
 from callmip_global.harmonize import rules
 from callmip_global.harmonize.rules import RULES, outcome_of
 
@@ -31,13 +32,15 @@ def test_every_rule_of_the_registry_is_used_by_the_code() -> None:
 
 
 def test_every_rule_that_a_problem_names_is_in_the_registry() -> None:
-    named = set()
+    """The benchmark has one of its own, for products and runs that are read and not mended."""
+    unknown = set()
     for path in PACKAGE.rglob("*.py"):
+        registry = PRODUCT_RULES if path.parent.name == "benchmark" else RULES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             given = isinstance(node, ast.keyword) and node.arg == "rule"
             if given and isinstance(node.value, ast.Constant):
-                named.add(str(node.value.value))
-    assert named <= set(RULES)
+                unknown |= {str(node.value.value)} - set(registry)
+    assert unknown == set()
 
 
 def test_every_rule_is_shown_by_a_test_that_names_it() -> None:
