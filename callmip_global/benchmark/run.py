@@ -64,7 +64,7 @@ from callmip_global.benchmark.uncertainty import (
 )
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import name_part, write_json
-from callmip_global.parallel import Progress, TaskMap, one_by_one, run_units
+from callmip_global.parallel import Progress, TaskMap, keep_freed_memory, one_by_one, run_units
 from callmip_global.store import grid_variables
 from callmip_global.variables import UNCERTAINTY, variable_table
 
@@ -273,6 +273,7 @@ def _results(
 
 def _kept(work: _Work, unit: _Unit) -> Found:
     """Compute one unit and keep what came of it."""
+    keep_freed_memory()
     with _ALONE:
         found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
     work.kept.save(unit.key, found)
