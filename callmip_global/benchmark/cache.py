@@ -21,7 +21,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +36,7 @@ from callmip_global.data import data_path
 from callmip_global.errors import CallmipError, Problem
 from callmip_global.files import canonical_json, content_hash, text_hash, write_atomic
 from callmip_global.hdf5 import open_dataset
+from callmip_global.parallel import in_threads, run_units
 
 FORM = 1
 FOLDER = "kept"
@@ -84,7 +84,7 @@ class Kept:
 
     def load(self, keys: Sequence[str]) -> list[Found | None]:
         """What is kept under each key; None where there is nothing that can be used."""
-        return _in_threads(self._load, keys)
+        return run_units(in_threads, Kept._load, self, keys)
 
     def save(self, key: str, found: Found) -> None:
         """Keep what came of a unit whose maps are written.
@@ -285,7 +285,7 @@ def file_digests(paths: Iterable[Path], out: Path) -> dict[Path, str]:
         known = {}
     wanted = list(dict.fromkeys(paths))
 
-    def digest(path: Path) -> tuple[str, list[int] | None]:
+    def digest(known: dict[str, Any], path: Path) -> tuple[str, list[int] | None]:
         now = time.time_ns()
         try:
             state = _state(path)
@@ -299,7 +299,8 @@ def file_digests(paths: Iterable[Path], out: Path) -> dict[Path, str]:
         settled = state is not None and max(state[1:3]) < now - _RACY_NS
         return found, state if settled else None
 
-    read = dict(zip(wanted, _in_threads(digest, wanted), strict=True))
+    # Hashing frees the interpreter lock.
+    read = dict(zip(wanted, run_units(in_threads, digest, known, wanted), strict=True))
     kept = {str(path): [*state, found] for path, (found, state) in read.items() if state}
     if kept != known:
         write_atomic(index, canonical_json(kept) + "\n")
@@ -312,11 +313,3 @@ def _state(path: Path) -> list[int] | None:
     if path.is_dir():
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Results in order. Hashing frees the interpreter lock."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(min(len(items), len(os.sched_getaffinity(0)), 8)) as pool:
-        return list(pool.map(function, items))

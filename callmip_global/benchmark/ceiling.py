@@ -99,7 +99,7 @@ def against(
         if frequency == "fx":
             series = _still(product, other, series, regridder)
         else:
-            both = _in_window(series.periods, other) & _in_window(reference.periods, product)
+            both = other.in_window(series.periods) & product.in_window(reference.periods)
             within = both & set(periods)
             of_runs = len(within) >= MINIMUM_STEPS[frequency]
             series.periods = tuple(sorted(within if of_runs else both))
@@ -122,11 +122,6 @@ def against(
     if frequency == "fx":
         comparison.n_months = 0
     return Ceiling(comparison, of_runs, shared)
-
-
-def _in_window(periods: Sequence[Period], product: Product) -> set[Period]:
-    first, last = product.window or (-np.inf, np.inf)
-    return {period for period in periods if first <= period[0] <= last}
 
 
 @dataclass

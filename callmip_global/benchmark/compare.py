@@ -68,7 +68,11 @@ class _RunError(Exception):
 
 
 class TooShortError(DataError):
-    """Product and runs have too few steps in common at this frequency."""
+    """Product and runs have too few steps in common at this frequency: ``shared`` of them."""
+
+    def __init__(self, problem: Problem, shared: int) -> None:
+        super().__init__(problem)
+        self.shared = shared
 
 
 @dataclass(eq=False)
@@ -165,10 +169,7 @@ def compare(
     the rest is common. ``uncertainty``: of the product, at the same steps; one that cannot be used
     is a problem, and the rest is as without it. Raises DataError where nothing is left to compare.
     """
-    kept, short = _overlapping(product, reference, runs, frequency)
-    # Two years make a monthly comparison and no annual one: that is no fault.
-    problems = [problem for problem in short if problem.found.startswith("0 ")]
-    notes = [str(problem) for problem in short if problem not in problems]
+    kept, problems, notes = _overlapping(product, reference, runs, frequency)
     while True:
         try:
             options = regions, schemes, regridder, stated or {}, uncertainty
@@ -207,21 +208,24 @@ def _overlapping(
     reference: Series,
     runs: Sequence[tuple[Run, Series]],
     frequency: str,
-) -> tuple[list[tuple[Run, Series]], list[Problem]]:
-    """The runs that are long enough with the product, and why the others are not; all of them where
-    none is. One run of other years would leave none to the others."""
-    kept, problems = [], []
+) -> tuple[list[tuple[Run, Series]], list[Problem], list[str]]:
+    """The runs that are long enough with the product, and why the others are not, as problems and
+    notes; all of them where none is. One run of other years would leave none to the others."""
+    kept, problems, notes = [], [], []
     for pair in runs:
         try:
             _common_periods(product, reference, [pair], frequency)
             kept.append(pair)
         except TooShortError as error:
             remedy = "The run is left out. Check the epoch in time's units. [period]"
-            problems += [
-                replace(problem, where=pair[1].where, remedy=remedy, rule="period")
-                for problem in error.problems
-            ]
-    return (kept, problems) if kept else (list(runs), [])
+            (problem,) = error.problems
+            problem = replace(problem, where=pair[1].where, remedy=remedy, rule="period")
+            # Two years make a monthly comparison and no annual one: that is no fault.
+            if error.shared:
+                notes.append(str(problem))
+            else:
+                problems.append(problem)
+    return (kept, problems, notes) if kept else (list(runs), [], [])
 
 
 def _lost_months(
@@ -779,8 +783,8 @@ def _regridded(
 def static_map(product: Product, reference: Series, grid: Grid, regridder: Regridder) -> Array:
     """(nlat, nlon) map of the product; of several epochs the mean of those in the window."""
     periods = reference.periods
-    if reference.frequency != "fx" and product.window is not None:
-        periods = tuple(p for p in periods if product.window[0] <= p[0] <= product.window[1])
+    if reference.frequency != "fx":
+        periods = tuple(sorted(product.in_window(periods)))
     if not periods:
         raise DataError(
             Problem(
@@ -811,9 +815,7 @@ def _common_periods(
         common &= set(series.periods)
     if frequency != "fx":
         common &= set(reference.periods)
-    if product.window is not None:
-        first, last = product.window
-        common = {period for period in common if first <= period[0] <= last}
+    common = product.in_window(common)
     annual = runs[0][1].frequency == "yr"
     minimum = MINIMUM_STEPS[frequency]
     if len(common) < minimum:
@@ -827,7 +829,8 @@ def _common_periods(
                 f"{len(common)} {'years' if annual else 'months'} in common "
                 f"({own or window}runs {', '.join(spans)})",
                 f"at least {minimum}",
-            )
+            ),
+            len(common),
         )
     return tuple(sorted(common))
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from callmip_global.benchmark.inputs import Run
 from callmip_global.benchmark.parts import Parts
 from callmip_global.benchmark.series import Box, Period, Series
-from callmip_global.benchmark.statistics import Moments
+from callmip_global.benchmark.statistics import Moments, common_mask
 from callmip_global.compiled import compiled
 from callmip_global.errors import DataError, Problem
 from callmip_global.variables import UNCERTAINTY
@@ -73,23 +73,6 @@ def ensembles_of(runs: Sequence[Run]) -> tuple[Ensemble, ...]:
         for of, members in found.items()
         if len(members) >= MINIMUM_MEMBERS
     )
-
-
-@compiled
-def _common(reference: NDArray[Any], models: NDArray[Any]) -> NDArray[np.bool_]:
-    """(T, N) where the reference (T, N) and all models (K, T, N) have a value."""
-    valid: NDArray[np.bool_] = np.isfinite(reference)
-    n_steps, n_cells = valid.shape
-    for t in range(n_steps):
-        for start in range(0, n_cells, _CELLS):
-            here = valid[t, start : start + _CELLS]
-            if not here.any():
-                continue  # sea
-            for k in range(len(models)):
-                values = models[k, t, start : start + _CELLS]
-                for i in range(len(here)):
-                    here[i] &= np.isfinite(values[i])
-    return valid
 
 
 @compiled
@@ -296,7 +279,7 @@ class Judged:
         if not self.sums:
             return
         reference = np.ascontiguousarray(reference)
-        valid = _common(reference, models)
+        valid = common_mask(reference, models)
         if not self.static:
             for of, sums in zip(self.ensembles, tile.ensembles, strict=True):
                 _rank(reference, models, valid, np.array(of.members), days, sums)

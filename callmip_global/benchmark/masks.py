@@ -159,10 +159,10 @@ def _shares(da: xr.DataArray, values: NDArray[Any], where: str) -> Array:
     if values.dtype.kind not in "fiub":
         raise UsageError(Problem(where, found=f"{values.dtype} values", wanted=_WANTED))
     units = str(da.attrs.get("units", "")).strip()
-    shares = np.nan_to_num(values.astype(np.float64)) / (100.0 if units in ("%", "percent") else 1)
+    plain = np.nan_to_num(values.astype(np.float64))
+    shares = plain / (100.0 if units in ("%", "percent") else 1.0)
     low, high = float(shares.min()), float(shares.max())
     if low < -_ROUNDING or high > 1.0 + _ROUNDING:
-        plain = np.nan_to_num(values.astype(np.float64))
         found = f"values from {plain.min():g} to {plain.max():g}" + (
             f" {units}" if units != "1" else ""
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -85,6 +87,11 @@ class Product:
             raise ValueError(
                 "a static product has no anomalies in time: static or anomaly, not both"
             )
+
+    def in_window(self, periods: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Of (year, month) those in the years of ``window``; all without one."""
+        first, last = self.window or (-math.inf, math.inf)
+        return {period for period in periods if first <= period[0] <= last}
 
     def files(self) -> tuple[Path, ...]:
         """The files there are, patterns expanded, sorted, each once."""

@@ -64,7 +64,14 @@ from callmip_global.benchmark.uncertainty import (
 )
 from callmip_global.errors import CallmipError, DataError, Problem, UsageError
 from callmip_global.files import name_part, write_json
-from callmip_global.parallel import Progress, TaskMap, keep_freed_memory, one_by_one, run_units
+from callmip_global.parallel import (
+    Progress,
+    TaskMap,
+    keep_freed_memory,
+    one_by_one,
+    quiet,
+    run_units,
+)
 from callmip_global.store import grid_variables
 from callmip_global.variables import UNCERTAINTY, variable_table
 
@@ -88,7 +95,7 @@ def run_benchmark(
     frequencies: Sequence[str] = FREQUENCIES,
     regions: Sequence[str] = tuple(REGIONS),
     schemes: Sequence[str] = (scores.COLLIER2018.name,),
-    progress: Progress = lambda text, share: None,
+    progress: Progress = quiet,
     task_map: TaskMap = one_by_one,
 ) -> dict[str, Any]:
     """Score runs against products and write what was found.
@@ -135,14 +142,15 @@ def run_benchmark(
         for frequency in (("fx",) if product.static else frequencies)
     ]
     # A unit reads all runs and the product, one of a ceiling two products.
-    pairs_of_products = sum(len(rivals(unit.product, products)) for unit in units)
+    others_of = {product: rivals(product, products) for product in products}
+    pairs_of_products = sum(len(others_of[unit.product]) for unit in units)
     share = 1.0 / (1.0 + 2 * pairs_of_products / (len(units) * (len(runs) + 1)))
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems = list(damaged)
     notes = unpaired_notes(runs)
     results = _results(work, units, task_map, _part(progress, 0.0, share))
-    others = _ceiling_units(work, units, results, parts)
+    others = _ceiling_units(work, units, results, parts, others_of)
     tops = _results(work, others, task_map, _part(progress, share, 1.0))
     position = {run.identity: k for k, run in enumerate(runs)}
     for product in products:
@@ -232,14 +240,22 @@ def _key(work: _Work, product: Product, frequency: str, parts: Any) -> str:
 
 
 def _ceiling_units(
-    work: _Work, units: Sequence[_Unit], results: Sequence[Found], parts: Mapping[Product, Any]
+    work: _Work,
+    units: Sequence[_Unit],
+    results: Sequence[Found],
+    parts: Mapping[Product, Any],
+    others_of: Mapping[Product, Sequence[Product]],
 ) -> list[_Unit]:
-    """Every product that can be used against every other one of its variable that was compared."""
-    usable = [u.product for u, r in zip(units, results, strict=True) if r.entries or r.short]
+    """Every product that can be used against every other one of its variable that was compared.
+
+    ``others_of``: the rivals of each product.
+    """
+    usable = {u.product for u, r in zip(units, results, strict=True) if r.entries or r.short}
     found = []
     for unit, result in zip(units, results, strict=True):
         product, frequency, periods = unit.product, unit.frequency, tuple(result.periods)
-        for other in rivals(product, list(dict.fromkeys(usable))) if result.entries else ():
+        rivals_used = [other for other in others_of[product] if other in usable]
+        for other in rivals_used if result.entries else ():
             both = parts[product], parts[other]
             key = work.key("ceiling", both, frequency, periods) if all(both) else ""
             found.append(_Unit(product, frequency, key, other, unit, periods))

@@ -92,10 +92,16 @@ class Masks:
             ).problem
 
 
+def _of_files(series: Series) -> FileSeries | None:
+    """The series of files that is read, also for annual means; None for one of another kind."""
+    own = series.monthly if isinstance(series, AnnualSeries) else series
+    return own if isinstance(own, FileSeries) else None
+
+
 def months_lacking(series: Series) -> Iterator[Problem]:
     """That a run lacks months between its first and its last."""
-    own = series.monthly if isinstance(series, AnnualSeries) else series
-    if isinstance(own, FileSeries):
+    own = _of_files(series)
+    if own is not None:
         remedy = "Left out of all runs and products; write the run again."
         for finding in lacking_months(own, (), remedy):
             yield finding.problem
@@ -103,9 +109,8 @@ def months_lacking(series: Series) -> Iterator[Problem]:
 
 def without_a_value(series: Series, name: str, said: str, left_out: str) -> Problem:
     """That a product or run has no value at all in the steps that are compared."""
-    own = series.monthly if isinstance(series, AnnualSeries) else series
-    where = series.where
-    if isinstance(own, FileSeries):
+    own, where = _of_files(series), series.where
+    if own is not None:
         name = own.name
         where = own.labels[0] if len(own.labels) == 1 else where
     remedy = f"Wrong file, or a wrong fill value? {left_out}"

@@ -145,6 +145,23 @@ def _accumulate(
     return outside
 
 
+@compiled
+def common_mask(reference: NDArray[Any], models: NDArray[Any]) -> NDArray[np.bool_]:
+    """(T, N) where the reference (T, N) and all models (K, T, N) have a value."""
+    valid: NDArray[np.bool_] = np.isfinite(reference)
+    n_steps, n_cells = valid.shape
+    for t in range(n_steps):
+        for start in range(0, n_cells, _CELLS):
+            here = valid[t, start : start + _CELLS]
+            if not here.any():
+                continue  # sea
+            for k in range(len(models)):
+                values = models[k, t, start : start + _CELLS]
+                for i in range(len(here)):
+                    here[i] &= np.isfinite(values[i])
+    return valid
+
+
 @dataclass(frozen=True, eq=False)
 class Added:
     """What a block of T steps held, beside what the scores are made of.

@@ -39,7 +39,7 @@ from callmip_global.benchmark.series import (
     said_period,
     unit_scale,
 )
-from callmip_global.benchmark.statistics import Moments
+from callmip_global.benchmark.statistics import Moments, common_mask
 from callmip_global.compiled import compiled
 from callmip_global.errors import DataError, Problem
 from callmip_global.grid import Grid
@@ -229,6 +229,7 @@ def _same_size(first: str, second: str) -> bool:
 def _accumulate(
     reference: NDArray[Any],
     models: NDArray[Any],
+    valid: NDArray[np.bool_],
     uncertainty: NDArray[Any],
     days: Array,
     mean_reference: Array,
@@ -239,39 +240,28 @@ def _accumulate(
 ) -> None:
     """Add a block to the sums of ``ExcessSums``."""
     n_steps, n_cells = reference.shape
-    cells = np.empty(_CELLS, np.uint32)  # unsigned: no index counts from the end
     departure = np.empty(_CELLS)
     allowed = np.empty(_CELLS)
     for start in range(0, n_cells, _CELLS):
+        stop = min(start + _CELLS, n_cells)
         for t in range(n_steps):
             length = days[t]
-            n = 0
-            for c in range(start, min(start + _CELLS, n_cells)):
-                if np.isfinite(reference[t, c]):
-                    cells[n] = c
-                    n += 1
-            for k in range(len(models)):
-                kept = 0
-                for i in range(n):
-                    if np.isfinite(models[k, t, cells[i]]):
-                        cells[kept] = cells[i]
-                        kept += 1
-                n = kept
-            for i in range(n):
-                c = cells[i]
-                allowed[i] = 0.0
+            for c in range(start, stop):
+                if not valid[t, c]:
+                    continue
+                allowed[c - start] = 0.0
                 if np.isfinite(uncertainty[t, c]):
-                    allowed[i] = np.float64(uncertainty[t, c])
+                    allowed[c - start] = np.float64(uncertainty[t, c])
                     known[c] += 1
-                    total[c] += length * allowed[i]
-                departure[i] = np.float64(reference[t, c]) - mean_reference[c]
+                    total[c] += length * allowed[c - start]
+                departure[c - start] = np.float64(reference[t, c]) - mean_reference[c]
             for k in range(len(models)):
-                for i in range(n):
-                    c = cells[i]
-                    off = np.float64(models[k, t, c]) - mean_model[k, c] - departure[i]
-                    beyond = abs(off) - allowed[i]
-                    if beyond > 0.0:
-                        excess[k, c] += length * beyond * beyond
+                for c in range(start, stop):
+                    if valid[t, c]:
+                        off = np.float64(models[k, t, c]) - mean_model[k, c] - departure[c - start]
+                        beyond = abs(off) - allowed[c - start]
+                        if beyond > 0.0:
+                            excess[k, c] += length * beyond * beyond
 
 
 @dataclass(eq=False)
@@ -307,9 +297,11 @@ class ExcessSums:
 
     def add(self, reference: Any, models: Any, uncertainty: Any, days: Any) -> None:
         """Add a block of T steps: (T, N), (K, T, N), (T, N), NaN where missing; (T,) [days]."""
+        reference, models = np.ascontiguousarray(reference), np.ascontiguousarray(models)
         _accumulate(
-            np.ascontiguousarray(reference),
-            np.ascontiguousarray(models),
+            reference,
+            models,
+            common_mask(reference, models),
             np.ascontiguousarray(uncertainty),
             np.asarray(days, np.float64),
             self.mean_reference,
