@@ -40,6 +40,11 @@ def keep_freed_memory() -> None:
             mallopt(number, value)
 
 
+def processors() -> int:
+    """How many threads of this process work at a time: its processors, at most 8."""
+    return max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0))))
+
+
 def quiet(_text: str, _share: float) -> None:
     """The progress of work that nobody watches."""
 
@@ -71,8 +76,7 @@ def in_threads(
     function: Callable[[S, T], R], shared: S, items: Sequence[T]
 ) -> Generator[tuple[int, R]]:
     """As many units at a time as this process has processors (at most 8)."""
-    threads = max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0))))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         futures = {pool.submit(function, shared, item): i for i, item in enumerate(items)}
         try:
             for future in as_completed(futures):

@@ -19,8 +19,10 @@ import json
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -36,11 +38,11 @@ from callmip_global.data import data_path
 from callmip_global.errors import CallmipError, Problem
 from callmip_global.files import canonical_json, content_hash, text_hash, write_atomic
 from callmip_global.hdf5 import open_dataset
-from callmip_global.parallel import in_threads, run_units
+from callmip_global.parallel import in_threads, processors, run_units
 
 FORM = 1
 FOLDER = "kept"
-UNREADABLE = "unreadable"
+UNREADABLE, CHANGED = "unreadable", "changed"
 PACKAGES = ("numpy", "xarray", "zarr", "netCDF4", "cftime")
 """Packages that the numbers and the maps are made with."""
 
@@ -81,6 +83,10 @@ class Kept:
     def folder(self) -> Path:
         """Where it is."""
         return self.out / FOLDER
+
+    def empty(self) -> bool:
+        """Whether there is no result, of whatever key."""
+        return not any(path.name != _INDEX for path in self.folder.glob("*.json"))
 
     def load(self, keys: Sequence[str]) -> list[Found | None]:
         """What is kept under each key; None where there is nothing that can be used."""
@@ -241,9 +247,9 @@ def unit_key(function: Callable[..., Any], *parts: Any) -> str:
 def product_parts(product: Product, files: Sequence[tuple[Path, str]]) -> Any:
     """What of a product its comparison depends on: entry and content of files, not their place.
 
-    ``files``: with their digests. None where one cannot be read.
+    ``files``: with their digests. None where one cannot be read or has just changed.
     """
-    if any(digest == UNREADABLE for _, digest in files):
+    if any(digest in (UNREADABLE, CHANGED) for _, digest in files):
         return None
     entry = {f.name: getattr(product, f.name) for f in fields(product) if f.name != "paths"}
     return entry, [(path.name, digest) for path, digest in files]
@@ -272,44 +278,80 @@ def plain(value: Any) -> Any:
 # --- content of files -------------------------------------------------------------------------
 
 
-def file_digests(paths: Iterable[Path], out: Path) -> dict[Path, str]:
-    """sha256 of the content of each file (``unreadable`` where it cannot be read), read in threads.
+class FileDigests:
+    """sha256 of the content of files, read in threads beside the work of the caller, who asks for
+    them when they are needed.
 
-    A file that has the size, the times and the place on disk that it had when it was last read for
-    ``out`` is not read again; one that had just been written then is.
+    ``unreadable`` where a file cannot be read, ``changed`` where it is no longer what it was at the
+    beginning: what the caller has made of it meanwhile may be of either. A file that has the size,
+    the times and the place on disk that it had when it was last read for ``out`` is not read again;
+    one that had just been written then is.
     """
-    index = out / FOLDER / _INDEX
-    try:
-        known: dict[str, Any] = dict(json.loads(index.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    wanted = list(dict.fromkeys(paths))
 
-    def digest(known: dict[str, Any], path: Path) -> tuple[str, list[int] | None]:
-        now = time.time_ns()
+    def __init__(self, paths: Iterable[Path], out: Path) -> None:
+        self._index = out / FOLDER / _INDEX
         try:
-            state = _state(path)
-            before = known.get(str(path))
-            if isinstance(before, list) and before[:-1] == state:
-                return str(before[-1]), state
+            self._known: dict[str, Any] = dict(json.loads(self._index.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            self._known = {}
+        self._kept = self._known
+        # Hashing frees the interpreter lock.
+        self._pool = ThreadPoolExecutor(processors())
+        self._coming = {
+            path: self._pool.submit(self._digest, path, _state(path), time.time_ns())
+            for path in dict.fromkeys(paths)
+        }
+        for path, coming in self._coming.items():
+            if path.is_dir():  # does not show later that a file in it has changed
+                coming.result()
+
+    def __enter__(self) -> FileDigests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Files that nobody has asked for are not read any more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __getitem__(self, path: Path) -> str:
+        return self._coming[path].result()[0]
+
+    def remember(self) -> None:
+        """Keep for the next call what is known by now of files that stay as they are."""
+        kept = {}
+        for path, coming in self._coming.items():
+            found, state = coming.result() if coming.done() else ("", None)
+            if state is not None:
+                kept[str(path)] = [*state, found]
+            elif not coming.done() and str(path) in self._known:
+                kept[str(path)] = self._known[str(path)]
+        if kept != self._kept:
+            write_atomic(self._index, canonical_json(kept) + "\n")
+            self._kept = kept
+
+    def _digest(
+        self, path: Path, state: list[int] | None, now: int
+    ) -> tuple[str, list[int] | None]:
+        before = self._known.get(str(path))
+        if state is not None and isinstance(before, list) and before[:-1] == state:
+            return str(before[-1]), state
+        try:
             found = content_hash(path)
         except OSError:
             return UNREADABLE, None
+        if _state(path) != state:
+            return CHANGED, None
         # What changes twice within a tick of the clock keeps its times.
         settled = state is not None and max(state[1:3]) < now - _RACY_NS
         return found, state if settled else None
 
-    # Hashing frees the interpreter lock.
-    read = dict(zip(wanted, run_units(in_threads, digest, known, wanted), strict=True))
-    kept = {str(path): [*state, found] for path, (found, state) in read.items() if state}
-    if kept != known:
-        write_atomic(index, canonical_json(kept) + "\n")
-    return {path: found for path, (found, _) in read.items()}
-
 
 def _state(path: Path) -> list[int] | None:
-    """Size, times and inode of a file; None for a folder, whose files may change without it."""
-    status = path.stat()
-    if path.is_dir():
+    """Size, times and inode of a file; None for a folder, whose files may change without it, and
+    for what is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

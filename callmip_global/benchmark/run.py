@@ -19,9 +19,9 @@ from callmip_global.benchmark import scores
 from callmip_global.benchmark.bootstrap import DRAWS, LEVEL, MINIMUM_DRAWN_YEARS
 from callmip_global.benchmark.cache import (
     FOLDER,
+    FileDigests,
     Found,
     Kept,
-    file_digests,
     maps_of,
     product_parts,
     unit_key,
@@ -128,16 +128,11 @@ def run_benchmark(
     runs, damaged = read_runs(stores)
     for folder in ("maps", FOLDER):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    files = [product.files() for product in products]
-    digests = file_digests([path for own in files for path in own], out)
+    files = {product: product.files() for product in products}
     has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
     work = _Work(tuple(runs), has, chosen, used, regridder, Kept(out))
-    parts = {
-        product: product_parts(product, [(path, digests[path]) for path in own])
-        for product, own in zip(products, files, strict=True)
-    }
     units = [
-        _Unit(product, frequency, _key(work, product, frequency, parts[product]))
+        _Unit(product, frequency)
         for product in products
         for frequency in (("fx",) if product.static else frequencies)
     ]
@@ -145,13 +140,17 @@ def run_benchmark(
     others_of = {product: rivals(product, products) for product in products}
     pairs_of_products = sum(len(others_of[unit.product]) for unit in units)
     share = 1.0 / (1.0 + 2 * pairs_of_products / (len(units) * (len(runs) + 1)))
+    with FileDigests((path for own in files.values() for path in own), out) as digests:
+        keys = _Keys(work, files, digests)
+        results = _results(work, units, keys, task_map, _part(progress, 0.0, share))
+        others = _ceiling_units(units, results, others_of)
+        tops = _results(work, others, keys, task_map, _part(progress, share, 1.0))
+        stays = [keys.of(unit) for unit in (*units, *others)]
+        read = [{str(path): digests[path] for path in own} for own in files.values()]
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems = list(damaged)
     notes = unpaired_notes(runs)
-    results = _results(work, units, task_map, _part(progress, 0.0, share))
-    others = _ceiling_units(work, units, results, parts, others_of)
-    tops = _results(work, others, task_map, _part(progress, share, 1.0))
     position = {run.identity: k for k, run in enumerate(runs)}
     for product in products:
         own = [(u, r) for u, r in zip(units, results, strict=True) if u.product is product]
@@ -178,11 +177,10 @@ def run_benchmark(
     write_scores(out / "scores.csv", rows)
     write_parquet(out / "scores.parquet", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
-    read = [{str(path): digests[path] for path in own} for own in files]
     summary = _summary(runs, products, read, chosen, used, frequencies, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
     maps = [name for found in results for name in maps_of(found)]
-    work.kept.remove_others([unit.key for unit in (*units, *others)], maps)
+    work.kept.remove_others(stays, maps)
     return summary
 
 
@@ -211,7 +209,7 @@ class _Work:
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
-    """One product at one frequency with all runs. ``key``: what its result is kept under.
+    """One product at one frequency with all runs.
 
     With ``other``: that product against this one, to be put beside the result of the unit ``of``,
     which is of ``periods``.
@@ -219,7 +217,6 @@ class _Unit:
 
     product: Product
     frequency: str
-    key: str
     other: Product | None = None
     of: _Unit | None = None
     periods: tuple[Period, ...] = ()
@@ -229,21 +226,45 @@ class _Unit:
         return f"{self.product.variable}: {self.product.name}{rival}, {self.frequency}"
 
 
-def _key(work: _Work, product: Product, frequency: str, parts: Any) -> str:
-    """The key of a product with its runs; empty where nothing may be kept of it."""
-    runs = [
-        (run.identity, own, run.synthetic, run.digests, run.changed())
-        for run in work.runs
-        if (own := _frequency_of(run, product.variable, frequency, work.has)) is not None
-    ]
-    return work.key(parts, frequency, runs) if parts else ""
+class _Keys:
+    """What the result of each unit is kept under, known when the files of its product are hashed:
+    that goes on while the first units are computed."""
+
+    def __init__(
+        self, work: _Work, files: Mapping[Product, Sequence[Path]], digests: FileDigests
+    ) -> None:
+        self._work, self._files, self._digests = work, files, digests
+        # As the runs are before anything is made of them.
+        self._runs = [(run, run.digests, run.changed()) for run in work.runs]
+        self._known: dict[_Unit, str] = {}
+
+    def of(self, unit: _Unit) -> str:
+        """The key of a unit; empty where nothing may be kept of it."""
+        if unit not in self._known:
+            self._known[unit] = self._made(unit)
+            self._digests.remember()
+        return self._known[unit]
+
+    def _made(self, unit: _Unit) -> str:
+        product, frequency = unit.product, unit.frequency
+        parts = self._parts(product)
+        if unit.other is not None:
+            both = parts, self._parts(unit.other)
+            return self._work.key("ceiling", both, frequency, unit.periods) if all(both) else ""
+        runs = [
+            (run.identity, own, run.synthetic, digests, changed)
+            for run, digests, changed in self._runs
+            if (own := _frequency_of(run, product.variable, frequency, self._work.has)) is not None
+        ]
+        return self._work.key(parts, frequency, runs) if parts else ""
+
+    def _parts(self, product: Product) -> Any:
+        return product_parts(product, [(p, self._digests[p]) for p in self._files[product]])
 
 
 def _ceiling_units(
-    work: _Work,
     units: Sequence[_Unit],
     results: Sequence[Found],
-    parts: Mapping[Product, Any],
     others_of: Mapping[Product, Sequence[Product]],
 ) -> list[_Unit]:
     """Every product that can be used against every other one of its variable that was compared.
@@ -251,15 +272,13 @@ def _ceiling_units(
     ``others_of``: the rivals of each product.
     """
     usable = {u.product for u, r in zip(units, results, strict=True) if r.entries or r.short}
-    found = []
-    for unit, result in zip(units, results, strict=True):
-        product, frequency, periods = unit.product, unit.frequency, tuple(result.periods)
-        rivals_used = [other for other in others_of[product] if other in usable]
-        for other in rivals_used if result.entries else ():
-            both = parts[product], parts[other]
-            key = work.key("ceiling", both, frequency, periods) if all(both) else ""
-            found.append(_Unit(product, frequency, key, other, unit, periods))
-    return found
+    return [
+        _Unit(unit.product, unit.frequency, other, unit, tuple(result.periods))
+        for unit, result in zip(units, results, strict=True)
+        if result.entries
+        for other in others_of[unit.product]
+        if other in usable
+    ]
 
 
 def _part(progress: Progress, start: float, end: float) -> Progress:
@@ -268,10 +287,12 @@ def _part(progress: Progress, start: float, end: float) -> Progress:
 
 
 def _results(
-    work: _Work, units: Sequence[_Unit], task_map: TaskMap, progress: Progress
+    work: _Work, units: Sequence[_Unit], keys: _Keys, task_map: TaskMap, progress: Progress
 ) -> list[Found]:
-    """What came of each unit: kept from an earlier call, or computed now."""
-    results = work.kept.load([unit.key for unit in units])
+    """What came of each unit: kept from an earlier call, or computed now and kept."""
+    results: list[Found | None] = [None] * len(units)
+    if not work.kept.empty():
+        results = work.kept.load([keys.of(unit) for unit in units])
     missing = [k for k, found in enumerate(results) if found is None]
     there = len(units) - len(missing)
     if there:
@@ -279,21 +300,20 @@ def _results(
         progress(f"{there} of {len(units)} {what} kept from before", there / len(units))
 
     def done(unit: _Unit, found: Found, share: float) -> None:
+        work.kept.save(keys.of(unit), found)
         progress(str(unit), (there + share * len(missing)) / len(units))
 
-    computed = run_units(task_map, _kept, work, [units[k] for k in missing], done)
+    computed = run_units(task_map, _found, work, [units[k] for k in missing], done)
     for k, found in zip(missing, computed, strict=True):
         results[k] = found
     return [found for found in results if found is not None]
 
 
-def _kept(work: _Work, unit: _Unit) -> Found:
-    """Compute one unit and keep what came of it."""
+def _found(work: _Work, unit: _Unit) -> Found:
+    """What comes of one unit; its maps are written."""
     keep_freed_memory()
     with _ALONE:
-        found = _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
-    work.kept.save(unit.key, found)
-    return found
+        return _compared(work, unit) if unit.other is None else _against(work, unit, unit.other)
 
 
 def _against(work: _Work, unit: _Unit, other: Product) -> Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,7 @@ class Series(Protocol):
     def close(self) -> None: ...
 
 
+@lru_cache(maxsize=4096)
 def days_of(period: Period, frequency: str, calendar: str) -> float:
     """Length of a month or year in its calendar [days]."""
     first = (period[0], 1) if frequency == "yr" else period

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,14 @@ from hypothesis import strategies as st
 
 from callmip_global.benchmark import Product, cache
 from callmip_global.benchmark import run as running
-from callmip_global.benchmark.cache import Found, Kept, file_digests, plain, take_over, unit_key
+from callmip_global.benchmark.cache import (
+    FileDigests,
+    Found,
+    Kept,
+    plain,
+    take_over,
+    unit_key,
+)
 from callmip_global.benchmark.regions import REGIONS
 from callmip_global.benchmark.tables import Score
 from callmip_global.errors import Problem
@@ -63,14 +71,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         write_product(tmp_path, truth[:, ::-1], name="C"),
     ]
     computed: list[str] = []
-    real = running._kept
+    real = running._found
 
     def counted(work: Any, unit: Any) -> Found:
         other = "" if unit.other is None else f"-{unit.other.name}"
         computed.append(f"{unit.product.name}{other} {unit.frequency}")
         return real(work, unit)
 
-    monkeypatch.setattr(running, "_kept", counted)
+    monkeypatch.setattr(running, "_found", counted)
     return Study(runs, products, tmp_path / "out", computed)
 
 
@@ -406,6 +414,13 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr(cache, "_RACY_NS", -(10**15))
     return tmp_path
+
+
+def file_digests(paths: Sequence[Path], out: Path) -> dict[Path, str]:
+    with FileDigests(paths, out) as digests:
+        found = {path: digests[path] for path in paths}
+        digests.remember()
+    return found
 
 
 def test_a_file_is_read_once_until_it_changes(out, monkeypatch):
