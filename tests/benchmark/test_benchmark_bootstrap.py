@@ -89,6 +89,19 @@ def test_each_draw_is_what_the_years_drawn_give_when_they_are_put_together():
             assert got[name] == pytest.approx(ends, rel=1e-3), name
 
 
+def test_the_exponential_is_that_of_numpy():
+    rng = np.random.default_rng(1)
+    edges = [0.0, -0.0, -1e-300, -0.34657359, -0.3465736, -1.0, -699.9]
+    x = np.concatenate([edges, -3.0 * np.abs(rng.standard_cauchy(100_000))])
+    x = x[x > -700.0]
+    found = x.copy()
+    bootstrap._exponential(found, np.empty_like(x))
+    np.testing.assert_allclose(found, np.exp(x), rtol=5e-16)
+    tiny = np.array([-700.0, -1e300, -np.inf])
+    bootstrap._exponential(tiny, np.empty_like(tiny))
+    assert (tiny < 1e-303).all()
+
+
 def test_years_that_are_all_alike_leave_nothing_to_chance(tmp_path):
     """Every draw is the whole: the interval is the value."""
     truth, noise = (np.random.default_rng(i).normal(0, 3, (12, *GRID.shape)) for i in (1, 2))
