@@ -27,6 +27,7 @@ from callmip_global.benchmark.cache import (
     unit_key,
     versions,
 )
+from callmip_global.benchmark.call import FREQUENCIES, Call, usable_call
 from callmip_global.benchmark.ceiling import against, rivals
 from callmip_global.benchmark.compare import (
     MINIMUM_MONTHS,
@@ -36,10 +37,10 @@ from callmip_global.benchmark.compare import (
     TooShortError,
     compare,
 )
-from callmip_global.benchmark.inputs import STAGES, Run, pairs, read_runs, unpaired_notes
+from callmip_global.benchmark.inputs import STAGES, Run, pairs, unpaired_notes
 from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.product_check import check_product, check_runs, named
-from callmip_global.benchmark.regions import REGIONS, Region, select_regions
+from callmip_global.benchmark.regions import REGIONS, Region
 from callmip_global.benchmark.run_check import months_lacking
 from callmip_global.benchmark.series import (
     AnnualSeries,
@@ -62,7 +63,7 @@ from callmip_global.benchmark.uncertainty import (
     UncertaintyError,
     uncertainty_series,
 )
-from callmip_global.errors import CallmipError, DataError, Problem, UsageError
+from callmip_global.errors import CallmipError, DataError, Problem
 from callmip_global.files import name_part, write_json
 from callmip_global.parallel import (
     Progress,
@@ -80,7 +81,6 @@ _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 
 CHANGE = "Posterior-Prior"
 ALL_MODELS = "all models"
-FREQUENCIES = ("mon", "yr")
 # The NetCDF library does not bear that one thread writes while another one opens a file: it kills
 # the process. Units are for several processes; in one they take turns.
 _ALONE = threading.Lock()
@@ -116,21 +116,27 @@ def run_benchmark(
     ``problems``; the rest goes on. Raises UsageError for runs, frequencies, regions or schemes that
     cannot be used at all.
     """
-    chosen = select_regions(regions)
-    used = scores.select_schemes(schemes)
-    unknown = [name for name in frequencies if name not in FREQUENCIES]
-    if unknown or not frequencies:
-        raise UsageError(
-            Problem("frequencies", found=", ".join(unknown) or "none", wanted="mon, yr")
-        )
-    if not products:
-        raise UsageError(Problem("products", found="none", wanted="at least one product"))
-    runs, damaged = read_runs(stores)
+    call = usable_call(
+        stores, products=products, frequencies=frequencies, regions=regions, schemes=schemes
+    )
+    return run_call(call, out=out, regridder=regridder, progress=progress, task_map=task_map)
+
+
+def run_call(
+    call: Call,
+    *,
+    out: Path,
+    regridder: Regridder,
+    progress: Progress = quiet,
+    task_map: TaskMap = one_by_one,
+) -> dict[str, Any]:
+    """``run_benchmark`` of a call that is known to be usable."""
+    runs, products, frequencies = call.runs, call.products, call.frequencies
     for folder in ("maps", FOLDER):
         (out / folder).mkdir(parents=True, exist_ok=True)
     files = {product: product.files() for product in products}
     has = {(run.identity, f): run.variables(f) for run in runs for f in FREQUENCIES}
-    work = _Work(tuple(runs), has, chosen, used, regridder, Kept(out))
+    work = _Work(tuple(runs), has, call.regions, call.schemes, regridder, Kept(out))
     units = [
         _Unit(product, frequency)
         for product in products
@@ -149,7 +155,7 @@ def run_benchmark(
         read = [{str(path): digests[path] for path in own} for own in files.values()]
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
-    problems = list(damaged)
+    problems = list(call.damaged)
     notes = unpaired_notes(runs)
     position = {run.identity: k for k, run in enumerate(runs)}
     for product in products:
@@ -177,7 +183,7 @@ def run_benchmark(
     write_scores(out / "scores.csv", rows)
     write_parquet(out / "scores.parquet", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
-    summary = _summary(runs, products, read, chosen, used, frequencies, entries, problems, notes)
+    summary = _summary(call, read, entries, problems, notes)
     write_json(out / "benchmark.json", summary)
     maps = [name for found in results for name in maps_of(found)]
     work.kept.remove_others(stays, maps)
@@ -832,26 +838,23 @@ def _synthetic_texts(runs: Sequence[Run], products: Sequence[Product]) -> list[s
 
 
 def _summary(
-    runs: Sequence[Run],
-    products: Sequence[Product],
+    call: Call,
     files: Sequence[Mapping[str, str]],
-    regions: Sequence[Region],
-    schemes: Sequence[scores.Scheme],
-    frequencies: Sequence[str],
     entries: list[dict[str, Any]],
     problems: Sequence[Problem],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     table = variable_table()
+    runs, products = call.runs, call.products
     return {
-        **_scheme_text(schemes[0]),
-        "schemes": [_scheme_text(scheme) for scheme in schemes],
+        **_scheme_text(call.schemes[0]),
+        "schemes": [_scheme_text(scheme) for scheme in call.schemes],
         "minimum": {"months": MINIMUM_MONTHS, "years": MINIMUM_YEARS},
         "bootstrap": {"draws": DRAWS, "level": LEVEL, "minimum_years": MINIMUM_DRAWN_YEARS},
         "versions": versions(),
         "synthetic": _synthetic_texts(runs, products),
-        "frequencies": list(frequencies),
-        "regions": [region.entry() for region in regions],
+        "frequencies": list(call.frequencies),
+        "regions": [region.entry() for region in call.regions],
         "variables": {
             name: {"long_name": table[name].long_name, "units": table[name].units}
             for name in table

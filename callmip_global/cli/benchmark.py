@@ -63,9 +63,10 @@ def benchmark(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from callmip_global.benchmark import run_benchmark, write_report
+    from callmip_global.benchmark import write_report
+    from callmip_global.benchmark.call import FREQUENCIES, usable_call
     from callmip_global.benchmark.regions import REGIONS
-    from callmip_global.benchmark.run import FREQUENCIES, raise_problems
+    from callmip_global.benchmark.run import raise_problems, run_call
     from callmip_global.benchmark.scores import COLLIER2018
     from callmip_global.config.products import load_products
     from callmip_global.parallel import one_by_one
@@ -75,28 +76,33 @@ def benchmark(
     require_paths(inputs)
     console = Console(stderr=True)
     chosen = load_products(products)
+    workers_of = spread(dask, workers, site, overrides, kind="benchmark", out=out, console=console)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with (
-        held_alone(out / ".lock", "one benchmark of a folder at a time"),
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-        spread(
-            dask, workers, site, overrides, kind="benchmark", out=out, console=bar.console
-        ) as task_map,
-    ):
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("reading", total=1.0)
-        summary = run_benchmark(
+        # Before the lock, which makes OUT: a call that cannot be used leaves nothing behind.
+        call = usable_call(
             [path for given in inputs for path in _stores_in(given, out)],
             products=chosen,
-            out=out,
-            regridder=regrid_dataset,
             frequencies=frequency or FREQUENCIES,
             regions=region or tuple(REGIONS),
             schemes=scheme or (COLLIER2018.name,),
-            progress=lambda text, share: bar.update(task, description=text, completed=share),
-            task_map=task_map or one_by_one,
         )
-        bar.update(task, description="report", completed=1.0)
-        report = write_report(out, out=out / "report.html")
+        with (
+            held_alone(out / ".lock", "one benchmark of a folder at a time"),
+            workers_of as task_map,
+        ):
+            summary = run_call(
+                call,
+                out=out,
+                regridder=regrid_dataset,
+                progress=lambda text, share: bar.update(task, description=text, completed=share),
+                task_map=task_map or one_by_one,
+            )
+            bar.update(task, description="report", completed=1.0)
+            report = write_report(out, out=out / "report.html")
     typer.echo(f"{out / 'scores.csv'}\n{report}")
     raise_problems(summary)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -55,7 +55,6 @@ WorkerSetOption = Annotated[
 ]
 
 
-@contextmanager
 def spread(
     dask: Dask | None,
     workers: int | None,
@@ -65,12 +64,11 @@ def spread(
     kind: Literal["regrid", "harmonize", "benchmark"],
     out: Path,
     console: Console,
-) -> Iterator[TaskMap | None]:
+) -> AbstractContextManager[TaskMap | None]:
     """The task map that the options ask for, None without ``--dask``.
 
     Scripts and logs of workers go to ``OUT.dask`` beside the output; ``console`` is told what
-    becomes of them. UsageError for options that
-    do not go together.
+    becomes of them. UsageError for options that do not go together, before anything is made.
     """
     given = {"--workers": workers, "--site": site, "--set": overrides}
     useless = [n for n, v in given.items() if v and (dask is None or n != "--workers")]
@@ -78,8 +76,7 @@ def spread(
         wanted = "--dask slurm or --dask pbs" if dask else "--dask too"
         raise UsageError(Problem(", ".join(useless), wanted=wanted))
     if dask is None:
-        yield None
-        return
+        return nullcontext()
     from callmip_global.workflow import scale_out
 
     def say(text: str) -> None:
@@ -88,13 +85,8 @@ def spread(
     count = workers or 2
     folder = out.resolve().with_name(f"{out.resolve().name}.dask")
     if dask is Dask.local:
-        with scale_out.local_map(workers=count, folder=folder, say=say) as task_map:
-            yield task_map
-        return
+        return scale_out.local_map(workers=count, folder=folder, say=say)
     plain, resources = scale_out.site_and_resources(
         dask.value, site, kind, overrides or (), Path.cwd()
     )
-    with scale_out.cluster_map(
-        plain, resources, workers=count, folder=folder, name=kind, say=say
-    ) as task_map:
-        yield task_map
+    return scale_out.cluster_map(plain, resources, workers=count, folder=folder, name=kind, say=say)

@@ -360,7 +360,6 @@ def _job_class(base: Any, fleet: _Fleet) -> Any:
 # --- the maps ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
 def cluster_map(
     site: Mapping[str, Any],
     resources: Mapping[str, Any],
@@ -370,7 +369,7 @@ def cluster_map(
     name: str,
     say: Say,
     patience_s: float = PATIENCE_S,
-) -> Iterator[TaskMap]:
+) -> contextlib.AbstractContextManager[TaskMap]:
     """A task map over at most ``workers`` jobs of a Slurm or PBS site; they end with the context.
 
     site, resources : plain values of a site file and of the resources of one worker
@@ -379,11 +378,8 @@ def cluster_map(
 
     Jobs are submitted when the first units come, never more than there are units for. The map
     raises `WorkersError` where no worker comes within ``patience_s``, all of them end, or a unit
-    kills its workers. UsageError for what cannot stand in a job script.
+    kills its workers. UsageError for what cannot stand in a job script, before anything is made.
     """
-    import dask
-    import distributed  # noqa: F401  its defaults have to be there before ours are set, and stay
-
     folder = folder.resolve()
     spec = worker_spec(site, resources, folder=folder, name=name)
     scheduler = make_scheduler(site, folder)
@@ -391,6 +387,22 @@ def cluster_map(
         worker_script(spec, scheduler, worker="worker", address="tls://address:0")
     except ValueError as error:
         raise UsageError(Problem(f"workers of {name}", found=str(error))) from None
+    return _fleet_map(site, spec, scheduler, workers, name, say, patience_s)
+
+
+@contextlib.contextmanager
+def _fleet_map(
+    site: Mapping[str, Any],
+    spec: WorkerSpec,
+    scheduler: Scheduler,
+    workers: int,
+    name: str,
+    say: Say,
+    patience_s: float,
+) -> Iterator[TaskMap]:
+    import dask
+    import distributed  # noqa: F401  its defaults have to be there before ours are set, and stay
+
     fleet = _Fleet(spec, Client(scheduler), f"dask-{uuid4().hex[:12]}")
     with contextlib.ExitStack() as stack:
         # Last in, first out: jobs are cancelled before anything else is taken down.

@@ -85,6 +85,29 @@ def test_a_folder_in_use_by_another_benchmark_is_left_alone(study):
     assert not (out / ".lock").exists()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--region", "moon"],
+        ["--scheme", "ilamb28"],
+        ["--frequency", "day"],
+        ["--workers", "2"],
+        ["--dask", "slurm", "--set", "memory=lots"],
+        ["--dask", "slurm", "--set", 'directives=["--a\\nb"]'],
+        ["a.nc"],
+    ],
+    ids=" ".join,
+)
+def test_a_call_that_cannot_be_used_leaves_nothing_behind(study, wrong):
+    products = write_products(study, {"A": {"path": "a.nc"}})
+    before = sorted(study.rglob("*"))
+    wrong = [str(study / part) if part == "a.nc" else part for part in wrong]
+    out = study / "new" / "out"
+    arguments = ["benchmark", str(study / "stores"), "-p", str(products), "-o", str(out), *wrong]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
+    assert sorted(study.rglob("*")) == before
+
+
 def test_maps_of_benchmarks_among_the_stores_are_no_runs(study):
     products = write_products(study, {"A": {"path": "a.nc"}})
     out = study / "stores" / "out"
