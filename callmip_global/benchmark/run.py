@@ -158,6 +158,7 @@ def run_call(
     problems = list(call.damaged)
     notes = unpaired_notes(runs)
     position = {run.identity: k for k, run in enumerate(runs)}
+    compared: list[tuple[Product, str, list[Run]]] = []
     for product in products:
         own = [(u, r) for u, r in zip(units, results, strict=True) if u.product is product]
         for unit, found in own:
@@ -171,6 +172,10 @@ def run_call(
                 }
                 for entry in found.entries
             ]
+            compared += [
+                (product, unit.frequency, [runs[position[*identity]] for identity in entry["runs"]])
+                for entry in found.entries
+            ]
             problems += [p for p in found.problems if _told(p) not in map(_told, problems)]
             notes += found.notes + [note for top in above for note in top.notes]
         short = [p for _, found in own for p in found.short]
@@ -179,6 +184,7 @@ def run_call(
             notes += [str(problem) for problem in short]
         else:
             problems += short
+    notes += one_stage_notes(compared)
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
     write_parquet(out / "scores.parquet", rows)
@@ -428,7 +434,7 @@ def _compared(work: _Work, unit: _Unit) -> Found:
             own.close()
     found.problems += problems
     found.problems += check_runs(comparison)
-    found.notes += comparison.notes + one_stage_notes(comparison.runs)
+    found.notes += comparison.notes
     compared = [own for run, own in with_it if run in comparison.runs]
     spreads = between_models(
         comparison, lambda: land_fraction(compared, comparison.grid, work.regridder)

@@ -11,7 +11,7 @@ reduction that hangs on a single model shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from callmip_global.benchmark.compare import Comparison, Regridder
 from callmip_global.benchmark.inputs import STAGES, Run
+from callmip_global.benchmark.product import Product
 from callmip_global.benchmark.scores import MINIMUM_CALENDAR_MONTHS, RESOLUTION
 from callmip_global.benchmark.series import Series
 from callmip_global.compiled import compiled
@@ -73,27 +74,43 @@ def between_models(comparison: Comparison, land: Callable[[], Array]) -> list[Sp
     return found
 
 
-def one_stage_notes(runs: Sequence[Run]) -> list[str]:
+def one_stage_notes(compared: Sequence[tuple[Product, str, Sequence[Run]]]) -> list[str]:
     """What to tell of models that do not count, and of a spread that is not there for want of them.
 
-    Nothing of one model, of which nobody expects a spread.
+    ``compared``: product, frequency and runs of each comparison. One line for all products of which
+    the same is to be told; nothing of one model, of which nobody expects a spread.
     """
+    told: dict[tuple[str, str], dict[Product, list[str]]] = {}
+    for product, frequency, runs in compared:
+        for said in _one_stage(runs):
+            told.setdefault(said, {}).setdefault(product, []).append(frequency)
     notes = []
+    for (simulation, what), products in told.items():
+        names: dict[str, list[str]] = {}
+        for product, frequencies in products.items():
+            others = [f for own, f, _ in compared if own is product and f not in frequencies]
+            at = f" at {', '.join(frequencies)}" if others else ""
+            names.setdefault(product.variable, []).append(f"{product.name}{at}")
+        of = ", ".join(f"{variable} ({', '.join(own)})" for variable, own in names.items())
+        notes.append(f"spread between models, {simulation}, of {of}: {what}.")
+    return notes
+
+
+def _one_stage(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """Simulation and what to tell of the spread of these runs."""
     for simulation in sorted({run.simulation for run in runs}):
         names = sorted({run.model for run in runs if run.simulation == simulation})
         both = models_with_both_stages(runs, simulation)
         if len(names) == 1 or (len(both) == len(names) >= MINIMUM_MODELS):
             continue
         if len(names) < MINIMUM_MODELS:
-            what = f"spread between models, {simulation}: {len(names)} are too few"
-            notes.append(f"{what}, {MINIMUM_MODELS} are needed.")
+            yield simulation, f"{len(names)} are too few, {MINIMUM_MODELS} are needed"
             continue
         alone = ", ".join(name for name in names if name not in both)
-        what = f"spread between models, {simulation}: without {alone}, of one stage only"
+        what = f"without {alone}, of one stage only"
         if len(both) < MINIMUM_MODELS:
             what += f"; the other {len(both)} are too few, {MINIMUM_MODELS} are needed"
-        notes.append(f"{what}.")
-    return notes
+        yield simulation, what
 
 
 def models_with_both_stages(

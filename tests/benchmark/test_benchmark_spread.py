@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product as combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ STAGES = ("Prior", "Posterior")
 GRID = Grid("g", np.linspace(-90, 90, 5), np.linspace(-180, 180, 7))
 DAYS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 AREAS = {name: region_area(REGIONS[name], GRID) for name in ("global", "tropics", "nh")}
+REF = Product("REF", "hfls", ("x",), "synthetic")
 
 
 def run_of(model: str, stage: str, member: int | None = None) -> Run:
@@ -328,16 +330,33 @@ def test_runs_that_know_their_land_have_totals_of_land(tmp_path):
 
 def test_models_of_one_stage_are_named_where_there_would_be_enough():
     runs = [run_of(model, stage) for model, stage in combinations("ABC", STAGES)]
-    assert one_stage_notes(runs) == []
-    assert one_stage_notes([*runs, run_of("D", "Prior")]) == [
-        "spread between models, S3: without D, of one stage only."
+    start = "spread between models, S3, of hfls (REF):"
+    assert one_stage_notes([(REF, "mon", runs)]) == []
+    assert one_stage_notes([(REF, "mon", [*runs, run_of("D", "Prior")])]) == [
+        f"{start} without D, of one stage only."
     ]
-    assert one_stage_notes(runs[:-1]) == [
-        "spread between models, S3: without C, of one stage only; "
-        "the other 2 are too few, 3 are needed."
+    assert one_stage_notes([(REF, "mon", runs[:-1])]) == [
+        f"{start} without C, of one stage only; the other 2 are too few, 3 are needed."
     ]
-    assert one_stage_notes(runs[:3]) == ["spread between models, S3: 2 are too few, 3 are needed."]
-    assert one_stage_notes(runs[:2]) == []
+    few = f"{start} 2 are too few, 3 are needed."
+    assert one_stage_notes([(REF, "mon", runs[:3])]) == [few]
+    assert one_stage_notes([(REF, "mon", runs[:2])]) == []
+
+
+def test_products_of_which_the_same_is_to_be_told_share_a_line():
+    """Model D has a posterior of its annual nep alone; E has no posterior at all."""
+    runs = [run_of(model, stage) for model, stage in combinations("ABC", STAGES)]
+    runs.append(run_of("E", "Prior"))
+    monthly = [*runs, run_of("D", "Prior")]
+    annual = [*monthly, run_of("D", "Posterior")]
+    other, nep = replace(REF, name="B"), replace(REF, name="C", variable="nep")
+    compared = [(p, f, monthly) for p in (REF, other) for f in ("mon", "yr")]
+    compared += [(nep, "mon", monthly), (nep, "yr", annual)]
+    start = "spread between models, S3, of"
+    assert one_stage_notes(compared) == [
+        f"{start} hfls (REF, B), nep (C at mon): without D, E, of one stage only.",
+        f"{start} nep (C at yr): without E, of one stage only.",
+    ]
 
 
 TWO = Grid("two", np.array([0.0, 90.0]), np.array([0.0, 120.0, 360.0]))
@@ -444,7 +463,8 @@ def test_the_files_say_which_models_count_and_how_their_seasons_differ(out):
     assert entry["spread_models"] == {"S3": ["A", "B", "C"]}
     assert entry["spread_cycles"]["global"]["S3"]["Prior"] == pytest.approx([1.0, 5.0] * 6)
     assert set(entry["spread_cycles"]["global"]["S3"]) == set(STAGES)
-    assert "spread between models, S3: without LONE, of one stage only." in summary["notes"]
+    line = "spread between models, S3, of hfls (REF): without LONE, of one stage only."
+    assert line in summary["notes"]
 
 
 def test_maps_of_the_spread_and_of_the_error_of_the_mean_of_the_models(out):

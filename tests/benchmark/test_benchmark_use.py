@@ -213,7 +213,7 @@ def test_a_spread_that_is_not_there_is_told(tmp_path, models):
             write_run(tmp_path / "stores", cycles(3), model=f"M{model}", stage=stage)
     product = write_product(tmp_path, cycles(3))
     summary = benchmark(sorted((tmp_path / "stores").rglob("*.nc")), [product], tmp_path / "out")
-    told = ["spread between models, S3: 2 are too few, 3 are needed."]
+    told = ["spread between models, S3, of hfls (REF): 2 are too few, 3 are needed."]
     assert summary["notes"] == (told if models == 2 else [])
 
 
