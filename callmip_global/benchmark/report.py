@@ -122,6 +122,7 @@ def write_report(benchmark_dir: Path, *, out: Path) -> Path:
         level=level,
         years=_years(summary["comparisons"]),
         sections=_sections(summary),
+        told=_told(summary),
         simulations=list(dict.fromkeys(subject["simulation"] for subject in subjects)),
         data=_script(data),
         numbers={scheme: _script(of) for scheme, of in _without_repeats(numbers).items()},
@@ -343,6 +344,32 @@ def _sections(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
         section["numbers"].append(number)
     return list(sections.values())
+
+
+def _told(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The lines of problems under what became of those that they speak of."""
+    products = summary["products"]
+    compared = {comparison["product"] for comparison in summary["comparisons"]}
+    own = {p["name"]: lines for p in products if (lines := p.get("problems"))}
+    groups = {
+        "not compared": [name for name in own if name not in compared],
+        "compared, with a remark": [name for name in own if name in compared],
+    }
+    told = [
+        (f"{_counted(len(names), 'product')} {words}", [line for n in names for line in own[n]])
+        for words, names in groups.items()
+        if names
+    ]
+    rest = [text for text in summary["problems"] if not any(text in of for of in own.values())]
+    if rest:
+        # A benchmark of an earlier version does not say which lines are of a product.
+        words = "about runs" if all("problems" in p for p in products) else "in all"
+        told.append((f"{_counted(len(rest), 'line')} {words}", rest))
+    return told
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # --- maps -------------------------------------------------------------------------------------

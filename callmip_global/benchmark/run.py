@@ -156,10 +156,12 @@ def run_call(
     rows: list[Score] = []
     entries: list[dict[str, Any]] = []
     problems = list(call.damaged)
+    of_products: list[list[Problem]] = []
     notes = unpaired_notes(runs)
     position = {run.identity: k for k, run in enumerate(runs)}
     compared: list[tuple[Product, str, list[Run]]] = []
     for product in products:
+        before = len(problems)
         own = [(u, r) for u, r in zip(units, results, strict=True) if u.product is product]
         for unit, found in own:
             above = [r for o, r in zip(others, tops, strict=True) if o.of is unit]
@@ -184,12 +186,13 @@ def run_call(
             notes += [str(problem) for problem in short]
         else:
             problems += short
+        of_products.append([p for p in problems[before:] if _speaks_of(p, product)])
     notes += one_stage_notes(compared)
     progress("writing", 1.0)
     write_scores(out / "scores.csv", rows)
     write_parquet(out / "scores.parquet", rows)
     write_json(out / "problems.json", [str(problem) for problem in problems])
-    summary = _summary(call, read, entries, problems, notes)
+    summary = _summary(call, read, entries, problems, of_products, notes)
     write_json(out / "benchmark.json", summary)
     maps = [name for found in results for name in maps_of(found)]
     work.kept.remove_others(stays, maps)
@@ -199,6 +202,12 @@ def run_call(
 def _told(problem: Problem) -> Problem:
     """A fault of a run shows against every product, in other numbers: the first line will do."""
     return replace(problem, found="", wanted="") if problem.rule else problem
+
+
+def _speaks_of(problem: Problem, product: Product) -> bool:
+    """Whether a problem that came up with a product is one of it, and not of a run."""
+    where = f"product {product.name}"
+    return problem.where == where or problem.where.startswith(f"{where} (")
 
 
 @dataclass(frozen=True)
@@ -848,6 +857,7 @@ def _summary(
     files: Sequence[Mapping[str, str]],
     entries: list[dict[str, Any]],
     problems: Sequence[Problem],
+    of_products: Sequence[Sequence[Problem]],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     table = variable_table()
@@ -880,7 +890,9 @@ def _summary(
             for run in runs
         ],
         "pairs": [list(pair) for pair in pairs(runs)],
-        "products": [_product_entry(*one) for one in zip(products, files, strict=True)],
+        "products": [
+            _product_entry(*one) for one in zip(products, files, of_products, strict=True)
+        ],
         "comparisons": entries,
         "problems": [str(problem) for problem in problems],
         "notes": list(dict.fromkeys(notes)),
@@ -896,7 +908,9 @@ def _scheme_text(scheme: scores.Scheme) -> dict[str, Any]:
     }
 
 
-def _product_entry(product: Product, files: Mapping[str, str]) -> dict[str, Any]:
+def _product_entry(
+    product: Product, files: Mapping[str, str], problems: Sequence[Problem]
+) -> dict[str, Any]:
     return {
         "name": product.name,
         "variable": product.variable,
@@ -916,6 +930,7 @@ def _product_entry(product: Product, files: Mapping[str, str]) -> dict[str, Any]
         "sign": product.sign,
         "note": product.note,
         "files": dict(files),
+        "problems": [str(problem) for problem in problems],
     }
 
 

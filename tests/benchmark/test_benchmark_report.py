@@ -512,6 +512,49 @@ def test_problems_synthetic_data_and_the_source_of_the_scheme_are_said(report):
     assert "improve" not in text.lower()
 
 
+def listed(text: str) -> tuple[str, dict[str, int]]:
+    """The banner of problems, and the number of lines under each heading of their list."""
+    banner = re.search(r'<div class="banner bad"[^>]*>(.*?)</div>', text, re.S)
+    section = text.split('<section class="product" id="problems">')[1].split("</section>")[0]
+    parts = re.findall(r"<h3[^>]*>(.*?)</h3><ul>(.*?)</ul>", section)
+    words = html.unescape(re.sub(r"<[^>]*>", "", banner.group(1) if banner else ""))
+    return words, {title: lines.count("<li>") for title, lines in parts}
+
+
+def test_products_not_compared_are_counted_apart_from_those_with_a_remark(tmp_path):
+    truth = cycles(3)
+    gappy = truth.copy()
+    gappy[7] = np.nan
+    broken = write_run(tmp_path, truth, model="BROKEN.v1")
+    broken.write_bytes(broken.read_bytes()[:5000])
+    products = [
+        write_product(tmp_path, truth),
+        write_product(tmp_path, gappy, name="GAPPY"),
+        write_product(tmp_path, gappy, name="REF (2)", uncertainty="nowhere"),
+        write_product(tmp_path, truth, name="LOST", units="kg"),
+    ]
+    summary = benchmark([write_run(tmp_path, truth), broken], products, tmp_path / "out")
+    assert [len(product["problems"]) for product in summary["products"]] == [0, 1, 2, 1]
+    banner, parts = listed(write_report(tmp_path / "out", out=tmp_path / "r.html").read_text())
+    titles = ("1 product not compared", "2 products compared, with a remark", "1 line about runs")
+    assert parts == dict(zip(titles, (1, 3, 1), strict=True))
+    assert banner == f"5 problems {'; '.join(titles)}. All lines are under Problems."
+
+
+def test_without_problems_there_is_no_banner_and_not_every_product_needs_a_run(tmp_path):
+    truth = cycles(3)
+    products = [
+        write_product(tmp_path, truth),
+        write_product(tmp_path, truth, name="B", variable="hfss"),
+    ]
+    for used, said in ((1, "No problems: every product was compared."), (2, "No problems.")):
+        out = tmp_path / str(used)
+        benchmark([write_run(tmp_path, truth)], products[:used], out)
+        text = write_report(out, out=out / "report.html").read_text()
+        assert listed(text) == ("", {})
+        assert f"<p>{said}</p>" in text
+
+
 def test_the_report_holds_the_numbers_of_scores_csv(report):
     text, data, _ = report
     monthly = [c["frequency"] for c in data["comparisons"]].index("mon")
