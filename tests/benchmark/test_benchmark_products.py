@@ -234,5 +234,6 @@ def test_files_of_a_products_file_are_looked_at_and_what_is_missing_is_told(tmp_
     assert looked.stdout == "product LE: hfls: 1 files in order\n"
     (line,) = looked.stderr.splitlines()
     assert line.startswith("product CLASS: hfg: found no file, wanted files at ")
-    assert "doi 10.25914/5c872258dc183, files like CLASS_v1-1_YYYY.nc [missing]" in line
+    assert "doi 10.25914/5c872258dc183, files like CLASS_v1-1_YYYY.nc, or obs4MIPs_" in line
+    assert line.endswith("(ilamb3) [missing]")
     assert CliRunner().invoke(app, ["products", str(path), "--variable", "hfls"]).exit_code == 0
