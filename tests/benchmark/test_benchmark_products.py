@@ -101,31 +101,32 @@ def test_every_catalogue_entry_loads_with_a_path_and_what_is_no_map_says_so(tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "per_day", "wanted"),
+    ("name", "number", "days", "wanted"),
     [
-        ("FLUXCOM-gpp", 8.64, True, 1e-7),
-        ("FLUXCOM-X-nep", 8.64, True, -1e-7),
-        ("FLUXCOM-hfls", 8.64, True, 100.0),
-        ("MOD17-gpp", 0.06912, True, 1e-7),
-        ("MOD16-hfls", 8 * 86400 * 100 / 2.45e6, True, 100.0),
-        ("CarbonTracker-nep", -1e-5, True, 1.2011e-7),
-        ("ESACCI-biomass", 100.0, True, 4.7),
-        ("XuSaatchi-biomass", 100.0, True, 10.0),
-        ("SoilGrids2-cSoil", 50.0, True, 5.0),
-        ("ESACCI-SM", 0.3, True, 30.0),
-        ("GRACE-mrso", -3.0, True, -30.0),
-        ("GLEAM-hfls", 31 * 86400 * 100 / 2.45e6, False, 100.0),
+        ("FLUXCOM-gpp", 8.64, None, 1e-7),
+        ("FLUXCOM-X-nep", 8.64, None, -1e-7),
+        ("FLUXCOM-hfls", 8.64, None, 100.0),
+        ("MOD17-gpp", 0.06912, None, 1e-7),
+        ("MOD16-hfls", 8 * 86400 * 100 / 2.45e6, None, 100.0),
+        ("CarbonTracker-nep", -1e-5, None, 1.2011e-7),
+        ("OCO2-MIP-nep", -44.009 / 12.011 * 365 * 8.64, 365, 1e-7),
+        ("ESACCI-biomass", 100.0, None, 4.7),
+        ("XuSaatchi-biomass", 100.0, None, 10.0),
+        ("SoilGrids2-cSoil", 50.0, None, 5.0),
+        ("ESACCI-SM", 0.3, None, 30.0),
+        ("GRACE-mrso", -3.0, None, -30.0),
+        ("GLEAM-hfls", 31 * 86400 * 100 / 2.45e6, 31, 100.0),
     ],
 )
-def test_factors_and_signs_by_hand(name, number, per_day, wanted):
-    """Per month: a month of 31 days."""
+def test_factors_and_signs_by_hand(name, number, days, wanted):
+    """``days``: length of the month or year that a sum is over; 12.011 of 44.009 g CO2 are C."""
     entry = product_catalogue()[name]
     conversion = convert_factor(
         entry.units or entry.native_units, variable_table()[entry.variable].units, name, ""
     )
-    days = None if per_day else np.array([31.0])
-    got = conversion.apply(np.array([entry.sign * entry.factor * number]), days)
-    assert got[0] == pytest.approx(wanted, rel=1e-9)
+    period = None if days is None else np.array([float(days)])
+    got = conversion.apply(np.array([entry.sign * entry.factor * number]), period)
+    assert got[0] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_page_of_products_is_that_of_the_catalogue(
