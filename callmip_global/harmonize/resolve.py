@@ -69,6 +69,26 @@ def complete(variable_map: VariableMap, files: Sequence[NativeFile]) -> Variable
     )
 
 
+def of_stage(variable_map: VariableMap, stage: str, files: Sequence[NativeFile]) -> VariableMap:
+    """The map as it holds for the ``files`` of a stage: a prior has the stated uncertainties that
+    its files have, for calibration makes them. Both stages may share one map.
+
+    Wants a map without problems. One that another variable is derived from stays.
+    """
+    if stage != "Prior":
+        return variable_map
+    entries = variable_map.entries
+    held = {name for file in files for name in (*file.variables, *file.flaws)}
+    needed = variable_map.closure(n for n in variable_map.delivered if not n.endswith(UNCERTAINTY))
+    natives = {
+        name: {entries[n].source for n in variable_map.closure([name])} - {None}
+        for name in entries
+        if name.endswith(UNCERTAINTY) and name not in needed
+    }
+    kept = {n: entry for n, entry in entries.items() if natives.get(n, set()) <= held}
+    return replace(variable_map, entries=MappingProxyType(kept))
+
+
 COVER = "landcoverfrac"
 """What TRENDY and CMIP call the area fractions of plant types, in small letters."""
 

@@ -42,6 +42,7 @@ from callmip_global.harmonize.planning import (
     plan_variables,
 )
 from callmip_global.harmonize.plausibility import Field, fields_of, judge
+from callmip_global.harmonize.resolve import of_stage
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
@@ -85,7 +86,8 @@ def harmonize_run(
         holds what the model writes monthly, ``yr`` everything: means of the months weighted by
         their lengths, or what the model writes once a year
     variables : names wanted; None takes all the map has, and then the map must speak of every
-        variable the protocol asks for
+        variable the protocol asks for. Of a prior run None takes the stated uncertainties that
+        its files have
     task_map : where the units run, each of them one region of one variable (or of several, where
         one is derived from another)
 
@@ -100,6 +102,8 @@ def harmonize_run(
     if problems:
         raise RefusedVariablesError({"": problems})
     progress("headers read", 0.0)
+    if variables is None:
+        variable_map = of_stage(variable_map, name.stage, inventory.files)
     wanted = variable_map.delivered if variables is None else variables
     plan = plan_variables(inventory.files, variable_map, wanted, years, frequencies)
     making = _Making(plan, variable_map, name, attributes, frequencies, out)

@@ -22,7 +22,7 @@ from callmip_global.harmonize.declared import Declared
 from callmip_global.harmonize.inventory import UNREAD, Taken, take
 from callmip_global.harmonize.naming import READABLE, Row, classify
 from callmip_global.harmonize.native import Inventory, NativeFile, build_timeline, whole_years
-from callmip_global.harmonize.resolve import complete
+from callmip_global.harmonize.resolve import complete, of_stage
 from callmip_global.harmonize.rules import RULES, outcome_of
 from callmip_global.harmonize.run import check_values
 from callmip_global.harmonize.variable_map import VariableMap
@@ -263,10 +263,16 @@ def common_years(files: Sequence[NativeFile], variable_map: VariableMap) -> tupl
 
 
 def check_files(
-    files: Sequence[NativeFile], variable_map: VariableMap, progress: Progress = quiet
+    files: Sequence[NativeFile],
+    variable_map: VariableMap,
+    stage: str = "",
+    progress: Progress = quiet,
 ) -> list[Entry]:
-    """What harmonizing would make of the files of one run, without writing a store."""
-    variable_map = complete(variable_map, files)
+    """What harmonizing would make of the files of one run, without writing a store.
+
+    ``stage``: of the run; empty where nothing says it.
+    """
+    variable_map = of_stage(complete(variable_map, files), stage, files)
     entries = file_entries(files, variable_map)
     report = check_values(files, variable_map, variable_map.delivered, progress)
     for name, problems in report["refused"].items():
@@ -364,7 +370,7 @@ def check_submission(
             progress=lambda text, _share: progress(text, 0.0),
         )
         files, entries = opened(taken, declared)
-        entries += check_files(files, variable_map, progress)
+        entries += check_files(files, variable_map, stage, progress)
     return Checked(accounted(entries, (f.origin for f in files)), files)
 
 

@@ -23,7 +23,7 @@ from callmip_global.harmonize.native import NativeFile
 from callmip_global.harmonize.planning import RefusedVariablesError
 from callmip_global.harmonize.plausibility import same_values
 from callmip_global.harmonize.report import write_report
-from callmip_global.harmonize.resolve import complete
+from callmip_global.harmonize.resolve import complete, of_stage
 from callmip_global.harmonize.run import harmonize_files
 from callmip_global.harmonize.submission import (
     Entry,
@@ -239,6 +239,7 @@ class _Ingest:
         )
         files, entries = opened(taken, manifest.declared)
         variable_map = complete(manifest.variable_map, files)
+        variable_map = of_stage(variable_map, manifest.file.stage, files)
         entries += [*file_entries(files, variable_map), *absent_entries(variable_map)]
         years = manifest.file.years or common_years(files, variable_map)
         if years is None:

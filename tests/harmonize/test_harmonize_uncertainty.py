@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
 import pytest
+from native_files import field, write_native
 from submissions import Submission, World, native_instead_of_regridded, trendy
 
+from callmip_global.errors import DataError
 from callmip_global.export import export_upload
+from callmip_global.harmonize import harmonize_run
 from callmip_global.harmonize.variable_map import VariableMap, VariableSource
-from callmip_global.store import open_store
-from callmip_global.variables import known_variable, variable_table, with_uncertainties
+from callmip_global.store import StoreName, open_store
+from callmip_global.variables import (
+    known_variable,
+    requested_variables,
+    variable_table,
+    with_uncertainties,
+)
 
 WORLD = World()
 LAND = np.where(WORLD.land, 1.0, np.nan) * np.ones((WORLD.months, 1, 1))
@@ -105,6 +114,50 @@ def test_two_fields_that_could_be_it_are_refused_until_one_is_named(sub: Submiss
     assert "ts_post_unc" not in outcome.held()
     sub.sources(ts_post_unc={"source": "tsurf_post_unc"})
     assert "ts_post_unc" in sub.harmonize(twice=False).held()
+
+
+@pytest.mark.parametrize("stage", ["Prior", "Posterior"])
+def test_of_an_uncertainty_that_the_map_names_only_a_posterior_can_be_in_want(
+    sub: Submission, stage: str
+) -> None:
+    sub.sources(lai_post_unc={"source": "lai_sd"})
+    sub.extra["stage"] = stage
+    outcome, checked = sub.harmonize(twice=False), sub.check("--manifest", str(sub.manifest()))
+    for said in (outcome, checked):
+        assert said.exit_code == (stage == "Posterior"), said.output
+        assert len(said.of_variable("lai_post_unc")) == (stage == "Posterior")
+    assert outcome.held() == {"ts", "nep", "lai"}
+
+
+def test_an_experiment_of_both_stages_has_one_map_with_uncertainties(tmp_path: Path) -> None:
+    entries = {n: VariableSource(absent="no model") for n in requested_variables()}
+    entries["gpp"] = VariableSource(source="GPP", units="gC m-2 day-1")
+    entries["gpp_post_unc"] = VariableSource(source="GPP_sd", units="gC m-2 day-1")
+    entries["nep_post_unc"] = VariableSource(derive="gpp_post_unc")
+    fields = {"GPP": (field(0, 20), {}), "GPP_sd": (field(0, 2), {})}
+
+    def held(stage: Any, *natives: str) -> set[str]:
+        name = StoreName("M", "v1", "S3", "native", stage)
+        file = write_native(tmp_path / "a.nc", {n: fields[n] for n in natives})
+        report = harmonize_run(
+            [file],
+            variable_map=VariableMap(entries),
+            name=name,
+            attributes={},
+            years=(2001, 2002),
+            frequencies=("mon",),
+            out=tmp_path / "-".join((*natives, name.text)),
+        )
+        return set(report["variables"])
+
+    whole = {"gpp", "gpp_post_unc", "nep_post_unc"}
+    assert held("Prior", "GPP") == {"gpp"}
+    assert held("Prior", "GPP", "GPP_sd") == held("Posterior", "GPP", "GPP_sd") == whole
+    with pytest.raises(DataError, match="GPP_sd: found no file that can be used"):
+        held("Posterior", "GPP")
+    entries["reco"] = VariableSource(derive="gpp + gpp_post_unc")
+    with pytest.raises(DataError, match="GPP_sd: found no file that can be used"):
+        held("Prior", "GPP")
 
 
 def test_a_width_has_no_sign() -> None:
