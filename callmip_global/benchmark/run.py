@@ -59,6 +59,7 @@ from callmip_global.benchmark.tables import (
 )
 from callmip_global.benchmark.uncertainty import (
     BEYOND,
+    REFERENCE_UNCERTAINTY,
     RUN_QUANTITIES,
     UncertaintyError,
     uncertainty_series,
@@ -81,6 +82,7 @@ _Has = Mapping[tuple[tuple[str, str, str, str], str], set[str]]
 
 CHANGE = "Posterior-Prior"
 ALL_MODELS = "all models"
+_OF_THE_PRODUCT = ("reference_mean", REFERENCE_UNCERTAINTY)
 # The NetCDF library does not bear that one thread writes while another one opens a file: it kills
 # the process. Units are for several processes; in one they take turns.
 _ALONE = threading.Lock()
@@ -551,7 +553,7 @@ def _rows(
             drawn = comparison.resampled.get((i, j))
             ends = drawn.ends(number, scheme, (prior_parts, posterior_parts)) if drawn else {}
             for quantity, (after, cells) in posterior.items():
-                if quantity == "reference_mean" or quantity in RUN_QUANTITIES:
+                if quantity in _OF_THE_PRODUCT:
                     continue
                 before, cells_before = prior[quantity]
                 # Overall scores of different sets of scores do not differ by the calibration alone.

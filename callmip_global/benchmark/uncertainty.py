@@ -48,8 +48,9 @@ from callmip_global.variables import variable_table
 
 Array = NDArray[np.float64]
 
-# Of a run; and of the change from prior to posterior.
-RUN_QUANTITIES = ("reference_uncertainty", "uncertain_bias_score", "uncertain_rmse_score")
+# Of a run; and of the change from prior to posterior alone.
+REFERENCE_UNCERTAINTY = "reference_uncertainty"
+RUN_QUANTITIES = (REFERENCE_UNCERTAINTY, "uncertain_bias_score", "uncertain_rmse_score")
 BEYOND = "beyond_uncertainty_share"
 RULE = "uncertainty"
 
@@ -351,7 +352,7 @@ class CellUncertainty:
         A scheme whose RMSE is that of mean cycles has no RMSE score of this kind: what a cycle may
         be off by is not known from the uncertainty of single months.
         """
-        fields = {("", "reference_uncertainty"): self.field}
+        fields = {("", REFERENCE_UNCERTAINTY): self.field}
         scale = scale_in_time(moments, frequency)
         bias = np.abs(moments.mean_model[k] - moments.mean_reference)
         for scheme in schemes:

@@ -25,7 +25,7 @@ from benchmark_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callmip_global.benchmark import Product
+from callmip_global.benchmark import Product, write_report
 from callmip_global.benchmark import compare as comparing
 from callmip_global.benchmark.product_check import RULES, check_product
 from callmip_global.benchmark.scores import SCHEMES
@@ -149,7 +149,8 @@ def test_the_ordinary_rows_are_the_same_with_and_without_uncertainty(tmp_path):
     kept = [row for row in rows_of(tmp_path / "with") if row["quantity"] not in added]
     assert kept == rows_of(tmp_path / "without")
     new = [row for row in rows_of(tmp_path / "with") if row["quantity"] in added]
-    assert {row["quantity"] for row in new if row["stage"] == "Posterior-Prior"} == {added[-1]}
+    changes = {row["quantity"] for row in new if row["stage"] == "Posterior-Prior"}
+    assert changes == set(added) - {"reference_uncertainty"}
     assert {row["quantity"] for row in new if row["stage"] == "Prior"} == set(WITH_U)
     assert {row["units"] for row in new} == {"1", "W m-2"}
 
@@ -228,6 +229,32 @@ def test_where_the_change_is_larger_than_the_uncertainty(tmp_path):
         assert float(ds["uncertainty"].max()) == float(ds["uncertainty"].min()) == 2.0
         assert np.isnan(ds["uncertainty"].values).sum() == 6
         assert ds["uncertainty"].attrs["units"] == "W m-2"
+
+
+def test_the_change_of_scores_beyond_the_uncertainty_is_their_difference_without_an_interval(
+    tmp_path,
+):
+    truth = cycles(5)
+    options = {"years": (2001, 2005)}
+    product = stating(tmp_path, truth, np.full(truth.shape, 2.0), **options)
+    noise = np.random.default_rng(3).normal(size=truth.shape)
+    runs = [
+        write_run(tmp_path, truth + 9.0 + 8.0 * noise, **options),
+        write_run(tmp_path, truth + 4.0 + 5.0 * noise, stage="Posterior", **options),
+    ]
+    out = tmp_path / "out"
+    benchmark(runs, [product], out, frequencies=["mon"], regions=["global"])
+    changes = {r["quantity"]: r for r in rows_of(out) if r["stage"] == "Posterior-Prior"}
+    for quantity in WITH_U[1:]:
+        prior, posterior = (number(out, quantity, stage=s) for s in ("Prior", "Posterior"))
+        row = changes[quantity]
+        assert float(row["value"]) == pytest.approx(posterior - prior, rel=1e-6)
+        assert float(row["value"]) > 0.05
+        assert (row["low"], row["high"], row["units"], row["n_cells"]) == ("", "", "1", "48")
+        assert changes[quantity.removeprefix("uncertain_")]["low"], "the ordinary one has one"
+    assert "reference_uncertainty" not in changes
+    text = write_report(out, out=out / "report.html").read_text(encoding="utf-8")
+    assert "an error within U counts as none" in text
 
 
 def test_where_the_uncertainty_is_missing_it_is_none_and_that_is_told(tmp_path):
