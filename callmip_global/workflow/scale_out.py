@@ -26,7 +26,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -65,6 +68,7 @@ REPLACED = 2
 
 _VISIBLE_S = 30.0  # a job may be missing from the queue's list for as long after its submission
 _LOOK_S = 1.0
+_STUCK_S = 10.0  # a cluster that takes longer to start or to end may be interrupted all the same
 _THREAD_BYTES = 2 * 1024**3  # a unit holds some blocks of maps; less memory, fewer at a time
 
 
@@ -427,8 +431,9 @@ def local_map(*, workers: int, folder: Path, say: Say) -> Iterator[TaskMap]:
 
     ``folder`` holds what the processes share, while the map runs.
     """
-    import dask
-    import distributed
+    with _signals_held_back():
+        import dask
+        import distributed
 
     private = folder.resolve() / "private"
     environ = {f"distributed.nanny.pre-spawn-environ.{n}": v for n, v in _environment(1).items()}
@@ -436,27 +441,35 @@ def local_map(*, workers: int, folder: Path, say: Say) -> Iterator[TaskMap]:
         _ended_by_signals(),
         _private_folder(private),
         dask.config.set({**DRIVER_CONFIG, **environ}),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-            security=distributed.Security.temporary(),
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        contextlib.ExitStack() as stack,
     ):
-        say(f"{workers} worker process{'es' if workers > 1 else ''} on this machine")
+        try:
+            with _signals_held_back():
+                start = partial(
+                    distributed.LocalCluster,
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address="127.0.0.1:0",
+                    security=distributed.Security.temporary(),
+                    silence_logs=logging.CRITICAL,
+                )
+                cluster = stack.enter_context(_deaf(start))
+                client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
+            say(f"{workers} worker process{'es' if workers > 1 else ''} on this machine")
 
-        def task_map(
-            function: Callable[[S, T], R], shared: S, items: Sequence[T]
-        ) -> Generator[tuple[int, R]]:
-            if items:
-                yield from _dispatch(client, private, lambda: None, function, shared, items)
+            def task_map(
+                function: Callable[[S, T], R], shared: S, items: Sequence[T]
+            ) -> Generator[tuple[int, R]]:
+                if items:
+                    yield from _dispatch(client, private, lambda: None, function, shared, items)
 
-        yield task_map
+            yield task_map
+        finally:
+            with _signals_held_back():
+                stack.close()
 
 
 DRIVER_CONFIG: dict[str, Any] = {
@@ -829,3 +842,57 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C, TERM and HUP take effect when the context ends.
+
+    dask cannot be interrupted while a cluster starts or ends: it would fail once more, and say so,
+    when Python ends. Nor can imports be everywhere: Python may drop the interruption. Where it
+    hangs, a signal `_STUCK_S` after the first one takes effect at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, float]] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.append((signum, time.monotonic()))
+        if came[-1][1] - came[0][1] > _STUCK_S:
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {int(number): signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+        if came:
+            signal.raise_signal(came[0][0])
+
+
+def _deaf(start: Callable[[], T]) -> T:
+    """What ``start`` returns; the processes that it starts do not hear Ctrl-C or HUP.
+
+    A terminal sends these to all processes of a command, but it is the driver that ends workers.
+    They have the mask of the thread that starts them, even while they import their modules.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+            # It ignores Ctrl-C itself, but lifts the mask of the thread that first needs it.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            result.set_result(start())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -49,6 +50,11 @@ def square(shared: int, item: int) -> int:
 def folder(shared: int, item: int) -> str:
     """Where the worker is."""
     return str(Path.cwd())
+
+
+def not_heard(shared: Any, item: Any) -> set[int]:
+    """Numbers of the signals that the worker does not hear."""
+    return {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
 
 
 def fail(shared: Exception, item: Any) -> Any:

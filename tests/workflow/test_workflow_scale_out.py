@@ -609,6 +609,96 @@ def test_a_unit_that_kills_its_workers_is_told_and_taken_for_short_of_memory(
     assert error.value.kind == "memory"
 
 
+SIGNALS = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: SystemExit,
+    signal.SIGHUP: SystemExit,
+}
+
+
+@pytest.fixture
+def interrupted_cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
+    """Has the process get signals while dask's cluster and client start and end; what became of
+    each is listed."""
+    import distributed
+
+    def arrange(at_start: int, at_end: int) -> list[str]:
+        events: list[str] = []
+
+        class Part:
+            def __init__(self, *_: Any, **options: Any) -> None:
+                self.name = "cluster" if "n_workers" in options else "client"
+                os.kill(os.getpid(), at_start)
+                events.append(f"{self.name} started")
+
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: Any) -> None:
+                os.kill(os.getpid(), at_end)
+                events.append(f"{self.name} ended")
+
+        monkeypatch.setattr(distributed, "LocalCluster", Part)
+        monkeypatch.setattr(distributed, "Client", Part)
+        return events
+
+    return arrange
+
+
+WHOLE_LIFE = ["cluster started", "client started", "client ended", "cluster ended"]
+
+
+@pytest.mark.parametrize("when", ["start", "end", "both"])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
+def test_a_local_cluster_starts_and_ends_whole_before_a_signal_takes_effect(
+    number: signal.Signals,
+    when: str,
+    interrupted_cluster: Callable[[int, int], list[str]],
+    tmp_path: Path,
+) -> None:
+    arranged = {n: signal.getsignal(n) for n in SIGNALS}
+    events = interrupted_cluster(number if when != "end" else 0, number if when != "start" else 0)
+    begun = False
+    with (
+        pytest.raises(SIGNALS[number]) as ended,
+        scale_out.local_map(workers=1, folder=tmp_path, say=lambda _: None),
+    ):
+        begun = True
+    assert events == WHOLE_LIFE
+    assert begun == (when == "end")
+    assert number == signal.SIGINT or ended.value.code == 128 + number
+    assert {n: signal.getsignal(n) for n in SIGNALS} == arranged
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_cluster_that_hangs_can_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    monkeypatch.setattr(scale_out, "_STUCK_S", -1.0)
+    test_is_over = threading.Event()
+
+    def hang(**_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        test_is_over.wait()
+
+    monkeypatch.setattr(distributed, "LocalCluster", hang)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        scale_out.local_map(workers=1, folder=tmp_path, say=lambda _: None),
+    ):
+        pytest.fail("it did not start")
+    test_is_over.set()
+
+
+def test_workers_on_this_machine_do_not_hear_the_ctrl_c_of_the_terminal(local: TaskMap) -> None:
+    (heard_not,) = run_units(local, held_units.not_heard, None, [1])
+    assert {signal.SIGINT, signal.SIGHUP} <= heard_not
+    assert signal.SIGTERM not in heard_not
+    assert not {signal.SIGINT, signal.SIGHUP} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_a_step_with_workers_gives_the_store_of_one_without(
     native: Path,
     regridded: tuple[dict[str, str], dict[str, Any]],
