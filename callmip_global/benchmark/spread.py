@@ -109,7 +109,7 @@ def _one_stage(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
         alone = ", ".join(name for name in names if name not in both)
         what = f"without {alone}, of one stage only"
         if len(both) < MINIMUM_MODELS:
-            what += f"; the other {len(both)} are too few, {MINIMUM_MODELS} are needed"
+            what += f"; that leaves {len(both)}, {MINIMUM_MODELS} are needed"
         yield simulation, what
 
 

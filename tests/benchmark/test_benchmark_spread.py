@@ -336,7 +336,7 @@ def test_models_of_one_stage_are_named_where_there_would_be_enough():
         f"{start} without D, of one stage only."
     ]
     assert one_stage_notes([(REF, "mon", runs[:-1])]) == [
-        f"{start} without C, of one stage only; the other 2 are too few, 3 are needed."
+        f"{start} without C, of one stage only; that leaves 2, 3 are needed."
     ]
     few = f"{start} 2 are too few, 3 are needed."
     assert one_stage_notes([(REF, "mon", runs[:3])]) == [few]
