@@ -75,6 +75,7 @@ def stand_in(project_root: Path, awkward_dir: Path) -> Path:
     """Folder of the stand-in scheduler's commands, without jobs."""
     program = (
         "import runpy, sys; from pathlib import Path\n"
+        "sys.path.insert(0, str(Path(sys.argv[1]).parent))\n"
         "runpy.run_path(sys.argv[1])['StandIn'](Path(sys.argv[2]))"
     )
     folder = awkward_dir / "scheduler"
