@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from callmip_global.benchmark.product import Kind, Product
+from callmip_global.benchmark.product import KINDS, Kind, Product
 from callmip_global.config.yaml_source import Located, load_yaml, nearest, validate_model
 from callmip_global.data import data_path
 from callmip_global.errors import Problem, UsageError
@@ -217,7 +217,7 @@ def _problems(path: Path, located: Located, name: str, entry: ProductEntry) -> I
     wanted: dict[str, str] = {
         "variable": f"one of: {', '.join(variable_table())}",
         "path": "where the files are on this machine (path, pattern, or a list of them)",
-        "kind": "one of: satellite, upscaled, fusion, site, synthetic",
+        "kind": f"one of: {', '.join(KINDS)}",
     }
     for field, text in wanted.items():
         if getattr(merged, field) in (None, ()):

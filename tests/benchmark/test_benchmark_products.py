@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +15,12 @@ from typer.testing import CliRunner
 from callmip_global.benchmark import KINDS, Product
 from callmip_global.benchmark.product_check import RULES
 from callmip_global.cli.app import app
-from callmip_global.config.products import catalogue_table, load_products, product_catalogue
+from callmip_global.config.products import (
+    ProductEntry,
+    catalogue_table,
+    load_products,
+    product_catalogue,
+)
 from callmip_global.errors import UsageError
 from callmip_global.units import convert_factor
 from callmip_global.variables import variable_table
@@ -33,6 +40,19 @@ def test_the_catalogue_is_not_empty_and_names_known_variables():
         assert entry.variable in variable_table(), name
         assert entry.kind in KINDS, name
         assert entry.path is None, f"{name} names a place on somebody's machine"
+
+
+LEFT_OPEN = {"variable", "kind", "independent_of_towers", "like_for_like"}
+"""May be missing in an entry, or be unknown."""
+
+
+def test_an_entry_says_what_a_product_is_with_the_same_types_and_defaults():
+    entry = {n: f.default for n, f in ProductEntry.model_fields.items()}
+    product = {f.name: f.default for f in dataclasses.fields(Product)}
+    assert entry.keys() - {"catalogue", "path"} == product.keys() - {"name", "paths"}
+    types, wanted = get_type_hints(ProductEntry), get_type_hints(Product)
+    for name in (entry.keys() & product.keys()) - LEFT_OPEN:
+        assert (types[name], entry[name]) == (wanted[name], product[name]), name
 
 
 TOLD = {
