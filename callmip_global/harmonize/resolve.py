@@ -44,10 +44,7 @@ def complete(variable_map: VariableMap, files: Sequence[NativeFile]) -> Variable
     changes nothing.
     """
     table = variable_table()
-    entries = {
-        name: _named(name, entry, variable_map, files)
-        for name, entry in variable_map.entries.items()
-    }
+    entries = dict(by_held_names(variable_map, files).entries)
     for name in requested_variables():
         if name in entries:
             continue
@@ -67,6 +64,16 @@ def complete(variable_map: VariableMap, files: Sequence[NativeFile]) -> Variable
         land_fraction=variable_map.land_fraction or _land_fraction(files),
         cover=variable_map.cover or next((n for n in sorted(held) if n.lower() == COVER), None),
     )
+
+
+def by_held_names(variable_map: VariableMap, files: Sequence[NativeFile]) -> VariableMap:
+    """The map whose entries with several native names have the one that the ``files`` hold; one of
+    which they hold two is refused."""
+    entries = {
+        name: _named(name, entry, variable_map, files)
+        for name, entry in variable_map.entries.items()
+    }
+    return replace(variable_map, entries=MappingProxyType(entries))
 
 
 def of_stage(variable_map: VariableMap, stage: str, files: Sequence[NativeFile]) -> VariableMap:

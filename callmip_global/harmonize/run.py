@@ -42,7 +42,7 @@ from callmip_global.harmonize.planning import (
     plan_variables,
 )
 from callmip_global.harmonize.plausibility import Field, fields_of, judge
-from callmip_global.harmonize.resolve import of_stage
+from callmip_global.harmonize.resolve import by_held_names, of_stage
 from callmip_global.harmonize.rules import outcome_of
 from callmip_global.harmonize.values import Block
 from callmip_global.harmonize.variable_map import VariableMap
@@ -102,6 +102,7 @@ def harmonize_run(
     if problems:
         raise RefusedVariablesError({"": problems})
     progress("headers read", 0.0)
+    variable_map = by_held_names(variable_map, inventory.files)
     if variables is None:
         variable_map = of_stage(variable_map, name.stage, inventory.files)
     wanted = variable_map.delivered if variables is None else variables

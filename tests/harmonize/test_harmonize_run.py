@@ -94,6 +94,19 @@ def test_values_are_turned_converted_and_labelled(tmp_path: Path) -> None:
     assert info.attributes["institution"] == "Here"
 
 
+def test_a_variable_of_several_names_goes_by_the_one_that_the_files_hold(tmp_path: Path) -> None:
+    entry = {"gpp": VariableSource(source="GPP", names=("PhotoSynth", "gpptot"))}
+    files = [write_native(tmp_path / "a.nc", {"PhotoSynth": (field(0, 20), CARBON)})]
+    assert run(tmp_path, files, entry)["variables"]["gpp"]["source"] == "PhotoSynth"
+    other = tmp_path / "other"
+    other.mkdir()
+    both = {"GPP": (field(0, 20), CARBON), "gpptot": (field(0, 20), CARBON)}
+    said = problem(other, [write_native(other / "b.nc", both)], entry)
+    assert said.startswith('"ambiguous"') and "GPP and gpptot" in said
+    said = problem(other, [write_native(other / "c.nc", {"other": (field(0, 20), CARBON)})], entry)
+    assert "GPP" in said
+
+
 def test_annual_values_are_means_weighted_by_the_days_of_the_months(tmp_path: Path) -> None:
     gpp = field(0, 20)
     run(tmp_path, [write_native(tmp_path / "a.nc", {"GPP": (gpp, CARBON)})])
