@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -86,7 +91,8 @@ def main() -> None:
     # for garbage among them again and again would be a fifth of the time.
     gc.set_threshold(200_000)
     try:
-        app()
+        with _interruptions_kept():
+            app()
     except CallmipError as error:
         if _debug:
             raise
@@ -115,6 +121,28 @@ def main() -> None:
         remedy = "Is the disk or the quota full, or a file damaged? --debug shows where."
         print(Problem("NetCDF library", found=repr(str(error)), remedy=remedy), file=sys.stderr)
         sys.exit(EXIT_PROBLEMS)
+
+
+@contextlib.contextmanager
+def _interruptions_kept() -> Iterator[None]:
+    """Ctrl-C that comes where Python cannot raise, as in a callback of an import, is sent again.
+
+    Python would print a traceback, drop it and go on.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # A little later: here it would be dropped once more.
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 _WRONG_PATH = (

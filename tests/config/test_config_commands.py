@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,29 @@ def test_init_refuses_what_it_does_not_know(
         write_experiment(model, site, tmp_path / "x.yaml")
     assert str(caught.value).startswith(line)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_that_python_drops_ends_the_command_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from callmip_global.cli import app as command_line
+
+    class InterruptedWhileItGoes:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    other = typer.Typer(pretty_exceptions_enable=False)
+
+    @other.command()
+    def work() -> None:
+        InterruptedWhileItGoes()
+        time.sleep(10)
+
+    before = sys.unraisablehook
+    monkeypatch.setattr(command_line, "app", other)
+    monkeypatch.setattr("sys.argv", ["callmip-global"])
+    with pytest.raises(SystemExit) as caught:
+        command_line.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert sys.unraisablehook is before
