@@ -617,10 +617,15 @@ SIGNALS = {
 
 
 @pytest.fixture
-def interrupted_cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
+def interrupted_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[int, int], list[str]]]:
     """Has the process get signals while dask's cluster and client start and end; what became of
     each is listed."""
     import distributed
+
+    # A task that another test has performed in this process has arranged for TERM.
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
 
     def arrange(at_start: int, at_end: int) -> list[str]:
         events: list[str] = []
@@ -642,7 +647,9 @@ def interrupted_cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int],
         monkeypatch.setattr(distributed, "Client", Part)
         return events
 
-    return arrange
+    yield arrange
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 WHOLE_LIFE = ["cluster started", "client started", "client ended", "cluster ended"]
