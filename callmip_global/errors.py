@@ -83,6 +83,11 @@ class SchedulerError(CallmipError):
     exit_code = EXIT_SCHEDULER
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words: ``1 task``, ``2 tasks``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def one_of(option: str, text: str, known: Sequence[W]) -> W:
     """The word among those known that ``text`` is; UsageError for another one."""
     for word in known:

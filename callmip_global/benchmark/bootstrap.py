@@ -56,7 +56,7 @@ _TAYLOR = tuple(1.0 / math.factorial(n) for n in range(12, -1, -1))
 
 @compiled
 def _exponential(x: Array, powers: Array) -> None:
-    """exp(x) in the place of x (N,) <= 0, to 4e-16; what is below -700 counts as -700.
+    """exp(x) in the place of x (N,) <= 0, to 5e-16; what is below -700 counts as -700.
 
     That of the C library is called for one number after the other, which took half of the time of
     all draws. 2^n e^r with abs(r) <= ln 2 / 2, the Taylor series of e^r up to r^12.

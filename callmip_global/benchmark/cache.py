@@ -319,10 +319,11 @@ class FileDigests:
         """Keep for the next call what is known by now of files that stay as they are."""
         kept = {}
         for path, coming in self._coming.items():
-            found, state = coming.result() if coming.done() else ("", None)
-            if state is not None:
-                kept[str(path)] = [*state, found]
-            elif not coming.done() and str(path) in self._known:
+            if coming.done():
+                found, state = coming.result()
+                if state is not None:
+                    kept[str(path)] = [*state, found]
+            elif str(path) in self._known:
                 kept[str(path)] = self._known[str(path)]
         if kept != self._kept:
             write_atomic(self._index, canonical_json(kept) + "\n")

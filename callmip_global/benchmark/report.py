@@ -26,7 +26,7 @@ from callmip_global.benchmark.pictures import (
 )
 from callmip_global.benchmark.run import ALL_MODELS, CHANGE
 from callmip_global.benchmark.tables import Score, cmec, read_scores
-from callmip_global.errors import DataError, Problem
+from callmip_global.errors import DataError, Problem, counted
 from callmip_global.files import name_part, read_json, write_atomic, write_json
 
 SECONDS_PER_DAY = 86400.0
@@ -356,7 +356,7 @@ def _told(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         "compared, with a remark": [name for name in own if name in compared],
     }
     told = [
-        (f"{_counted(len(names), 'product')} {words}", [line for n in names for line in own[n]])
+        (f"{counted(len(names), 'product')} {words}", [line for n in names for line in own[n]])
         for words, names in groups.items()
         if names
     ]
@@ -364,12 +364,8 @@ def _told(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     if rest:
         # A benchmark of an earlier version does not say which lines are of a product.
         words = "about runs" if all("problems" in p for p in products) else "in all"
-        told.append((f"{_counted(len(rest), 'line')} {words}", rest))
+        told.append((f"{counted(len(rest), 'line')} {words}", rest))
     return told
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # --- maps -------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def run_call(
         for unit, found in own:
             above = [r for o, r in zip(others, tops, strict=True) if o.of is unit]
             rows += found.rows + [row for top in above for row in top.rows]
-            entries += [
+            shown = [
                 {
                     **entry,
                     "runs": [position[*identity] for identity in entry["runs"]],
@@ -176,9 +176,9 @@ def run_call(
                 }
                 for entry in found.entries
             ]
+            entries += shown
             compared += [
-                (product, unit.frequency, [runs[position[*identity]] for identity in entry["runs"]])
-                for entry in found.entries
+                (product, unit.frequency, [runs[k] for k in entry["runs"]]) for entry in shown
             ]
             problems += [p for p in found.problems if _told(p) not in map(_told, problems)]
             notes += found.notes + [note for top in above for note in top.notes]

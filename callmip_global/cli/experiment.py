@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from callmip_global.cli.options import JsonOption, SetOption, print_json
+from callmip_global.errors import EXIT_USAGE, UsageError, counted
 
 if TYPE_CHECKING:
     from callmip_global.config.load import LoadedExperiment
@@ -46,7 +47,6 @@ def validate(
 ) -> None:
     """Say everything that is wrong with an experiment, before anything is submitted."""
     from callmip_global.config.validate import check_experiment
-    from callmip_global.errors import EXIT_USAGE, UsageError
 
     checks: list[Check] = []
     try:
@@ -121,9 +121,8 @@ def summary(loaded: LoadedExperiment) -> str:
         f"{name} ({n} members)" if n > 1 else name for name, n in counts["stages"].items()
     )
     first, last = counts["years"]
-    n = len(counts["simulations"])
     line = (
-        f"{loaded.path}: valid: {n} simulation{'' if n == 1 else 's'}"
+        f"{loaded.path}: valid: {counted(len(counts['simulations']), 'simulation')}"
         f" ({', '.join(counts['simulations'])}) x {stages} x {counts['segments']} segments"
         + (f" x {counts['tiles']} tiles" if counts["tiles"] > 1 else "")
         + f" on {counts['site']}; delivers {first}-{last} at {counts['grid']}"

@@ -20,7 +20,7 @@ from callmip_global.cli.scale_out import (
     WorkersOption,
     spread,
 )
-from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS
+from callmip_global.errors import EXIT_OK, EXIT_PROBLEMS, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -184,7 +184,7 @@ def _finish(entries: Sequence[Entry], report: Path | None) -> NoReturn:
         said = f" {len(names)} variables ({', '.join(names)})" if len(names) > 1 else ""
         print(f"refused{said}: {message}", file=sys.stderr)
     for what, names, files, message in remarks(entries):
-        held = f" ({files} file{'' if files == 1 else 's'})" if files else ""
+        held = f" ({counted(files, 'file')})" if files else ""
         print(f"{what} {', '.join(names)}{held}: {message}")
     counts = Counter(entry.outcome for entry in entries)
     print(", ".join(f"{counts[o]} {o}" for o in ("accepted", "fixed", "refused")))

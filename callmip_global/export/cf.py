@@ -6,11 +6,12 @@ the stores (``kg m-2 s-1``), which UDUNITS reads; the protocol's own ``kgC`` it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.export.upload import ATTRIBUTES, UploadFile, write_files
+from callmip_global.parallel import Progress, quiet
 from callmip_global.store import open_store, store_info
 from callmip_global.timeaxis import decode_months, decode_years
 from callmip_global.variables import variable_table, with_uncertainties
@@ -22,7 +23,7 @@ def export_cf(
     out: Path,
     years: int | None = None,
     attributes: Mapping[str, str] = ATTRIBUTES,
-    progress: Callable[[str, float], None] = lambda _text, _share: None,
+    progress: Progress = quiet,
 ) -> list[Path]:
     """Write a file for every variable and frequency of every store; return the paths.
 

@@ -55,7 +55,7 @@ from callmip_global.files import (
     write_json,
 )
 from callmip_global.grid import Grid, SourceGrid, grid_of
-from callmip_global.parallel import Progress
+from callmip_global.parallel import Progress, quiet
 from callmip_global.store import (
     PER_LAND,
     StoreInfo,
@@ -133,7 +133,7 @@ def export_ilamb(
     references: Sequence[Reference] = (),
     regridder: Regridder | None = None,
     years: int | None = None,
-    progress: Progress = lambda _text, _share: None,
+    progress: Progress = quiet,
 ) -> IlambExport:
     """Write models, references, configuration and command for ``tool`` into ``out``.
 

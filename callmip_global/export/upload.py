@@ -6,7 +6,7 @@ simulation. A member's file has ``_mNNN`` before ``.nc``: the protocol names no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from callmip_global import __version__
 from callmip_global.errors import DataError, Problem, UsageError
 from callmip_global.files import fsync_folder
+from callmip_global.parallel import Progress, quiet
 from callmip_global.store import StoreInfo, StoreName, open_store, store_info
 from callmip_global.timeaxis import Frequency, MonthAxis, decode_months, decode_years
 from callmip_global.variables import known_variable, variable_table, with_uncertainties
@@ -68,7 +69,7 @@ def export_upload(
     years: int | None = None,
     file_name: str = FILE_NAME,
     attributes: Mapping[str, str] = ATTRIBUTES,
-    progress: Callable[[str, float], None] = lambda _text, _share: None,
+    progress: Progress = quiet,
 ) -> list[Path]:
     """Write ``<out>/<simulation>/<file name>`` for every store and frequency; return the paths.
 
@@ -88,7 +89,7 @@ def export_upload(
 def write_files(
     planned: Sequence[UploadFile],
     attributes: Mapping[str, str],
-    progress: Callable[[str, float], None],
+    progress: Progress,
     *,
     upload: bool = True,
 ) -> list[Path]:

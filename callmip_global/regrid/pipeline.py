@@ -23,7 +23,7 @@ from callmip_global.annual import Annual
 from callmip_global.errors import DataError, Problem, UsageError, one_of
 from callmip_global.files import text_hash
 from callmip_global.grid import GaussianEdges, Grid
-from callmip_global.parallel import Progress, TaskMap, in_threads
+from callmip_global.parallel import Progress, TaskMap, in_threads, quiet
 from callmip_global.regrid.apply import covered_fraction
 from callmip_global.regrid.engines import check_engine, make_weights
 from callmip_global.regrid.fields import Field, Inputs, LandFraction, inputs_of, open_inputs
@@ -66,10 +66,6 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-11}
 
 # Fractions nearer than this are the same but for rounding.
 _SAME = 1e-12
-
-
-def _silent(message: str, done: float) -> None:
-    pass
 
 
 # --- in memory --------------------------------------------------------------------------------
@@ -171,7 +167,7 @@ def regrid_store(
     grid: Grid,
     out: Path,
     name: StoreName,
-    progress: Progress = _silent,
+    progress: Progress = quiet,
     task_map: TaskMap = in_threads,
 ) -> dict[str, Any]:
     """A native store on a standard grid, as the store ``out``: all groups, all variables.
@@ -270,7 +266,7 @@ def regrid_files(
     kinds: Mapping[str, Kind] | None = None,
     min_fraction: float = 0.0,
     annual: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = quiet,
     task_map: TaskMap = in_threads,
 ) -> dict[str, Any]:
     """Any CF files or stores on a standard grid, as one flat store.

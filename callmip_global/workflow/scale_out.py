@@ -891,7 +891,7 @@ def _deaf(start: Callable[[], T]) -> T:
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             result.set_result(start())
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, who waits must hear of it
             result.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from callmip_global.config.plan import ENGINE_STEPS, Plan, Step, Task, tasks_table
 from callmip_global.config.site import queue_options
-from callmip_global.errors import Problem, SchedulerError, UsageError
+from callmip_global.errors import Problem, SchedulerError, UsageError, counted
 from callmip_global.files import read_json, refuse_links, text_hash, write_atomic, write_json
 from callmip_global.jobs.render import render_script
 from callmip_global.jobs.scheduler import (
@@ -231,7 +231,7 @@ class Submitter:
         states = self._await_fate(states)
         revived = revive(self.run, states, only=only)
         if revived:
-            self.say(f"{_plural(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
+            self.say(f"{counted(len(revived), 'task')} to run again, pruned: {revived[0]} ...")
             states = observe(self.run, self.plan, self.queue)
         for _ in range(_ROUNDS):
             before = len(self.result.jobs)
@@ -504,7 +504,7 @@ class Submitter:
                 lease = replace(state.lease, intent=fresh)
                 states[state.ref] = replace(state, state="queued", lease=lease, detail="")
             ids_text = ", ".join(dict.fromkeys(depends)) or "nothing"
-            self.say(f"{step.name}: {_plural(len(rows), 'pending task')} now for {ids_text}")
+            self.say(f"{step.name}: {counted(len(rows), 'pending task')} now for {ids_text}")
 
     def _pending_units(
         self, step: Step, states: Mapping[str, TaskState]
@@ -762,7 +762,7 @@ class Submitter:
         alive = intent.job_id is not None
         if alive:
             self.result.jobs.append((str(intent.job_id), step.name, len(tasks)))
-            self.say(f"{step.name}: job {intent.job_id}, {_plural(len(tasks), 'task')}")
+            self.say(f"{step.name}: job {intent.job_id}, {counted(len(tasks), 'task')}")
         for task in tasks:
             ref = f"{step.name}/{task.id}"
             states[ref] = replace(
@@ -825,10 +825,6 @@ _MOST_REPAIRED = 500
 def _base(job_id: str) -> str:
     """The job of an element of a Slurm or local array (PBS jobs do not wait for elements)."""
     return job_id.partition("_")[0]
-
-
-def _plural(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def planned_commands(run: RunDir, plan: Plan) -> list[str]:
